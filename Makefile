@@ -1,0 +1,64 @@
+# The entry points. Everything is set up on first use: packages by packaging/setup.sh
+# (Debian 12, root), Python packages in .venv from requirements.lock.
+SHELL  := /bin/bash
+PYTHON ?= /usr/bin/python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+ARGS   ?=
+
+.PHONY: help setup venv demo test check unit kernel engine e2e bench lock format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: ## install the Debian packages that are missing (root)
+	@packaging/setup.sh
+
+venv: setup $(VENV)/.installed ## make .venv with netd, nodeagent and barenode in .venv/bin
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check --no-input setuptools wheel 2>&1 | { grep -v -e WARNING -e notice || true; }
+	@set -o pipefail; $(BIN)/pip install -q --disable-pip-version-check --no-input --require-hashes --use-pep517 -r requirements.lock 2>&1 \
+		| { grep -v -e 'WARNING: Location' || true; }
+	@$(BIN)/pip install -q --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: venv ## two hosts, a container on each, each fetches the other's page
+	@$(BIN)/barenode lab demo $(ARGS)
+
+test: check unit kernel engine e2e ## every check and every test
+
+check: venv ## types, lint, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: venv ## no root, no network, seconds
+	$(PYTEST) tests/hostkit tests/netd tests/nodeagent tests/lab $(ARGS)
+
+kernel: venv ## private namespaces, real kernel, real etcd
+	$(PYTEST) tests/kernel $(ARGS)
+
+engine: venv ## a real Docker Engine
+	$(PYTEST) tests/engine $(ARGS)
+
+e2e: venv ## a whole lab
+	$(PYTEST) tests/e2e $(ARGS)
+
+bench: venv ## measure against a baseline in the same run
+	$(BIN)/python -m bench $(ARGS)
+
+lock: ## renew requirements.lock from pyproject.toml
+	$(BIN)/pip-compile -q --all-extras --strip-extras --allow-unsafe --generate-hashes \
+		--no-emit-find-links --no-emit-index-url --no-emit-options -o requirements.lock pyproject.toml
+
+format: ## rewrite in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
