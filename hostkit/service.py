@@ -1,0 +1,220 @@
+"""The shell of a daemon: signals, readiness, watchdog and the HTTP views.
+
+Workers run until a signal or until one of them fails, which ends the service with status 1 so
+that its supervisor restarts it. HTTP answers on a Unix socket always and on TCP when asked:
+
+    /healthz   200 while every live check passes, else 503 naming the check that hangs
+    /readyz    200 when every ready check passes and no blocking problem stands, else 503
+    /metrics   Prometheus text
+    /status    JSON for the status command
+
+Alive and ready differ: a daemon that waits for etcd is alive, not ready.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from hostkit.errors import HostkitError
+from hostkit.metrics import Metrics
+from hostkit.notify import Notifier
+from hostkit.problems import Problems
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], str | None]
+"""Returns None when all is well, else what is not."""
+
+
+class Heartbeat:
+    """A live check for a loop that beats: it fails when the last beat is *limit* seconds old."""
+
+    def __init__(
+        self, what: str, limit: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._what = what
+        self._limit = limit
+        self._clock = clock
+        self._last = clock()
+
+    def beat(self) -> None:
+        """The loop went round."""
+        self._last = self._clock()
+
+    def __call__(self) -> str | None:
+        age = self._clock() - self._last
+        return f"{self._what} has not moved for {age:.0f} s" if age > self._limit else None
+
+
+class Service:
+    """Runs workers behind signals, health views and sd_notify."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        problems: Problems,
+        metrics: Metrics,
+        status: Callable[[], Mapping[str, Any]],
+        socket_path: Path | None = None,
+        listen: tuple[str, int] | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
+        self.name = name
+        self.problems = problems
+        self._metrics = metrics
+        self._status = status
+        self._socket_path = socket_path
+        self._listen = listen
+        self._notifier = notifier or Notifier()
+        self._live: dict[str, Check] = {}
+        self._ready: dict[str, Check] = {}
+        self._was_ready = False
+        self._stop = asyncio.Event()
+
+    def add_live_check(self, name: str, check: Check) -> None:
+        """Make /healthz and the watchdog depend on *check*."""
+        self._live[name] = check
+
+    def add_ready_check(self, name: str, check: Check) -> None:
+        """Make /readyz and READY=1 depend on *check*."""
+        self._ready[name] = check
+
+    def not_alive(self) -> list[str]:
+        """What hangs."""
+        return [f"{name}: {text}" for name, check in self._live.items() if (text := check())]
+
+    def not_ready(self) -> list[str]:
+        """What is missing before the service does its work."""
+        missing = [f"{name}: {text}" for name, check in self._ready.items() if (text := check())]
+        return missing + [f"{p.key}: {p.text}" for p in self.problems.blocking()]
+
+    def stop(self) -> None:
+        """End the service as a signal would."""
+        self._stop.set()
+
+    async def run(self, workers: Mapping[str, Awaitable[None]]) -> int:
+        """Run *workers* until a signal (returns 0) or a worker's failure (returns 1)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        runner = await self._serve()
+        tasks = {asyncio.ensure_future(worker): name for name, worker in workers.items()}
+        tasks[asyncio.create_task(self._watch())] = "service watch"
+        stopper = asyncio.create_task(self._stopped())
+        try:
+            done, _ = await asyncio.wait({*tasks, stopper}, return_when=asyncio.FIRST_COMPLETED)
+            return self._verdict([(tasks[task], task) for task in done if task is not stopper])
+        finally:
+            self._notifier.stopping()
+            for task in (*tasks, stopper):
+                task.cancel()
+            await asyncio.gather(*tasks, stopper, return_exceptions=True)
+            await runner.cleanup()
+            if self._socket_path is not None:
+                with contextlib.suppress(OSError):
+                    self._socket_path.unlink()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def _stopped(self) -> None:
+        await self._stop.wait()
+
+    def _verdict(self, ended: list[tuple[str, "asyncio.Future[None]"]]) -> int:
+        for name, task in ended:
+            error = task.exception()
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            if isinstance(error, HostkitError):
+                log.error("%s: %s", name, error)
+            elif error is not None:
+                where = error.__traceback__
+                while where is not None and where.tb_next is not None:
+                    where = where.tb_next
+                place = f"{where.tb_frame.f_code.co_qualname}:{where.tb_lineno}" if where else "?"
+                log.error(
+                    "%s stopped by a fault in the program: %s: %s (at %s); -v=2 shows the trace",
+                    name, type(error).__name__, error, place, exc_info=error,
+                )  # fmt: skip
+            else:
+                log.error("%s ended without being asked to", name)
+        if not ended:
+            log.info("%s stops: what it programmed stays in place", self.name)
+        return 1 if ended else 0
+
+    async def _watch(self) -> None:
+        """Send READY once ready, STATUS always, and feed the watchdog while everything lives."""
+        pause = min(self._notifier.watchdog_interval or 1.0, 1.0)
+        said_hang = ""
+        while True:
+            hanging = self.not_alive()
+            missing = self.not_ready()
+            if not hanging:
+                self._notifier.alive()
+            elif str(hanging) != said_hang:
+                log.error("not alive: %s", "; ".join(hanging))
+            said_hang = str(hanging)
+            if not missing and not self._was_ready:
+                self._was_ready = True
+                self._notifier.ready()
+                log.info("%s is ready", self.name)
+            self._notifier.status("; ".join(hanging or missing) or "ready")
+            # Until READY=1 units wait for us: look often then.
+            await asyncio.sleep(pause if self._was_ready else 0.02)
+
+    async def _serve(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_view)
+        app.router.add_get("/status", self._status_view)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        if self._socket_path is not None:
+            self._socket_path.parent.mkdir(parents=True, exist_ok=True)
+            await web.UnixSite(runner, str(self._socket_path)).start()
+            os.chmod(self._socket_path, 0o660)  # noqa: PTH101 - not worth a thread
+        if self._listen is not None:
+            host, port = self._listen
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                self.problems.set(
+                    "healthz", f"cannot listen on {host}:{port}: {error.strerror or error}"
+                )
+        return runner
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return _verdict_response(self.not_alive())
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return _verdict_response(self.not_ready())
+
+    async def _metrics_view(self, _request: web.Request) -> web.Response:
+        return web.Response(
+            body=self._metrics.render(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _status_view(self, _request: web.Request) -> web.Response:
+        status = dict(self._status())
+        status["ready"] = not self.not_ready()
+        status["not_ready"] = self.not_ready()
+        status["problems"] = [
+            {"key": p.key, "text": p.text, "blocking": p.blocking, "since": p.since}
+            for p in self.problems.all()
+        ]
+        return web.Response(text=json.dumps(status), content_type="application/json")
+
+
+def _verdict_response(bad: list[str]) -> web.Response:
+    return web.Response(text="\n".join(bad or ["ok"]) + "\n", status=503 if bad else 200)

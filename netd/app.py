@@ -1,0 +1,404 @@
+"""Wiring: which part of netd hears what from which.
+
+    etcd --feed--> roster --peering--> overlay (link, neighbours, FDB, routes)
+                     |                    |
+                     +--> holder          +--> MTU --+
+                            |                        v
+                            +--> subnet ---> host side (docker0, files, sysctls), firewall
+
+Nothing is touched before both the configuration and the records have been listed, or, when etcd
+stays silent for ``CACHE_AFTER`` seconds, the saved state has been put in their place.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from hostkit.command import Runner
+from hostkit.config import Settings
+from hostkit.etcd.errors import EtcdError
+from hostkit.etcd.gateway import EtcdClient
+from hostkit.metrics import Metrics
+from hostkit.problems import Problems
+from hostkit.reconcile import Backoff, Reconciler
+from hostkit.service import Heartbeat, Service
+from netd.bridge.options import Facts
+from netd.config import etcd_config
+from netd.errors import LeaseError, UnderlayError
+from netd.feed import Feed
+from netd.firewall import Firewall
+from netd.hostside import HostSide, Paths
+from netd.identity import expected_vni, identify
+from netd.leases.holder import Held, LeaseHolder
+from netd.leases.model import LEASE_TTL, FieldError, Lease, NetworkConfig, parse_network_config
+from netd.leases.peers import Entry, Judge, Roster
+from netd.leases.store import LeaseStore
+from netd.overlay.links import read_vtep_mac
+from netd.overlay.manager import Overlay
+from netd.overlay.model import LocalNode, VxlanOptions
+from netd.peering import Peering
+from netd.state import SavedRecord, State, load_state, save_state
+from netd.status import Figures, collect
+from netd.underlay import Underlay, Wish, choose, look
+
+log = logging.getLogger(__name__)
+
+CACHE_AFTER = 3.0
+"""Seconds that etcd is given at the start before the saved state is used."""
+
+SAVE_DELAY = 1.0
+"""Seconds for which changes are gathered before the state is saved."""
+
+
+class NetdApp:
+    """One netd process."""
+
+    def __init__(self, settings: Settings, runner: Runner) -> None:
+        self.settings = settings
+        self.started = time.time()
+        self.version = version("barenode")
+        self.problems = Problems()
+        metrics = Metrics("netd")
+        self.client = EtcdClient(etcd_config(settings))
+        self.store = LeaseStore(self.client, settings["etcd-prefix"], LEASE_TTL)
+        self.roster = Roster()
+        self.feed = Feed(self.client, self.store, self.roster, self.problems, self)
+        self.figures = Figures(metrics, self)
+        self.overlay = Overlay(on_repair=self.figures.repaired, on_mtu=self._mtu_known)
+        self.peering = Peering(self.roster, self.overlay, self.problems, self._judge)
+        self.firewall = Firewall(
+            runner,
+            self.problems,
+            variant=settings["iptables-variant"],
+            ip_masq=settings["ip-masq"],
+            forward_rules=settings["iptables-forward-rules"],
+            resync=settings["iptables-resync"],
+            repaired=self.figures.repaired,
+        )
+        self.host = HostSide(
+            runner, self.problems, _paths(settings), repaired=self.figures.repaired
+        )
+        self.lease_loop = Reconciler(
+            "lease", self._converge_lease, sources=("config", "records"), resync=60.0,
+            tolerate=(EtcdError, LeaseError), backoff=Backoff(first=0.2, most=5.0),
+        )  # fmt: skip
+        self.config: NetworkConfig | None = None
+        self._config_raw = ""
+        self.underlay: Underlay | None = None
+        self.holder: LeaseHolder | None = None
+        self.from_cache = False
+        self._state_path = Path(settings["state-dir"]) / "state.json"
+        self._state = State()
+        self._save = asyncio.Event()
+        self._beat = Heartbeat("the main loop", 20.0)
+        self.service = self._make_service(metrics)
+
+    def _make_service(self, metrics: Metrics) -> Service:
+        port = self.settings["healthz-port"]
+        service = Service(
+            "netd",
+            problems=self.problems,
+            metrics=metrics,
+            status=lambda: collect(self),
+            socket_path=Path(self.settings["run-dir"]) / "netd.sock",
+            listen=(self.settings["healthz-ip"], port) if port else None,
+        )
+        service.add_live_check("loop", self._beat)
+        service.add_ready_check("network", self._missing)
+        return service
+
+    async def run(self) -> int:
+        """Run until a signal; returns the exit status."""
+        try:
+            return await self.service.run({"netd": self._main()})
+        finally:
+            if self.holder is not None:
+                await self.holder.close()
+            self.firewall.close()
+            self.host.close()
+            await self.overlay.stop()
+            await self.client.close()
+
+    def _missing(self) -> str | None:
+        """What has not been done yet on the way to a working network."""
+        steps = (
+            (self.underlay is not None, "no interface for the overlay yet"),
+            (self.config is not None, "no network configuration yet"),
+            (self.holder is not None and self.holder.subnet is not None, "no subnet leased yet"),
+            (self.overlay.mtu > 0, "overlay device not up yet"),
+            (self.host.is_done, "bridge and files not written yet"),
+            (self.firewall.is_done, "iptables chains not written yet"),
+        )
+        return next((text for done, text in steps if not done), None)
+
+    async def _main(self) -> None:
+        self._state = await asyncio.to_thread(load_state, self._state_path)
+        await self.overlay.start()
+        self.underlay = await self._find_underlay()
+        self.holder = await self._make_holder(self.underlay)
+        seed = await asyncio.to_thread(self._read_seed)
+        async with asyncio.TaskGroup() as group:
+            for work in (
+                self.feed.follow_config(seed),
+                self.feed.follow_records(),
+                self._fall_back(),
+                self.lease_loop.run(),
+                self.overlay.run(),
+                self.host.run(),
+                self.firewall.run(),
+                self._save_changes(),
+                self._tick(),
+            ):
+                group.create_task(work)
+
+    async def _find_underlay(self) -> Underlay:
+        settings = self.settings
+        wish = Wish(
+            settings["iface"],
+            settings["iface-regex"],
+            settings["iface-can-reach"],
+            settings["public-ip"],
+        )
+        while True:
+            try:
+                found = choose(await look(wish.can_reach), wish)
+            except (UnderlayError, OSError) as error:
+                # A cable or DHCP may be late.
+                self.problems.set("interface", str(error), blocking=True)
+                self._beat.beat()
+                await asyncio.sleep(0.5)
+                continue
+            self.problems.clear("interface")
+            log.info("overlay over %s, address %s", found.interface.name, found.public_ip)
+            return found
+
+    async def _make_holder(self, underlay: Underlay) -> LeaseHolder:
+        vni = expected_vni(self._state)
+        mac = await read_vtep_mac(vni) if vni else None
+        subnet_file = Path(self.settings["subnet-file"])
+        who = await asyncio.to_thread(identify, self._state, mac, subnet_file)
+        holder = LeaseHolder(
+            self.store,
+            self.roster,
+            self.problems,
+            public_ip=underlay.public_ip,
+            vtep_mac=who.vtep_mac,
+            mac_is_new=who.mac_is_new,
+            known_macs=who.known_macs,
+            remembered=who.remembered,
+            changed=self._subnet_changed,
+            trigger=self.lease_loop.trigger,
+            allow_renumber=self.settings["allow-renumber"],
+        )
+        if who.remembered is not None and await self.host.in_use(who.remembered):
+            # Containers live on it: from here on it is defended, not chosen.
+            holder.subnet = who.remembered
+        return holder
+
+    def _read_seed(self) -> bytes | None:
+        path = self.settings["net-config-path"]
+        if not path:
+            return None
+        try:
+            raw = Path(path).read_bytes()
+            parse_network_config(raw)
+        except (OSError, FieldError) as error:
+            self.problems.set("net-config-path", f"{path} is not used: {error}")
+            return None
+        return raw
+
+    # --- what the feed tells ---
+
+    def config_changed(self, config: NetworkConfig, raw: str) -> None:
+        """etcd has a well-formed configuration."""
+        subnet = self.holder.subnet if self.holder is not None else None
+        refused = (
+            subnet is not None
+            and self.config is not None
+            and not config.admits(subnet)
+            and not self.settings["allow-renumber"]
+        )
+        if refused:
+            self.problems.set(
+                "config",
+                f"the new network configuration ({config.network}, /{config.subnet_len}) does "
+                f"not admit this host's subnet {subnet}; the last good one stays in force. Stop "
+                "the containers and restart netd with --allow-renumber",
+                blocking=True,
+            )
+            return
+        self._use_config(config, raw)
+
+    def _use_config(self, config: NetworkConfig, raw: str) -> None:
+        if config == self.config:
+            return
+        self.config, self._config_raw = config, raw
+        backend = config.backend
+        log.info("network %s, /%d a host, %s", config.network, config.subnet_len, backend)
+        self._enter_local()
+        self.peering.refresh()
+        self.lease_loop.trigger()
+        self._save.set()
+
+    def config_listed(self) -> None:
+        """The configuration was looked up."""
+        if self.config is not None:
+            self.lease_loop.listed("config")
+
+    def roster_replaced(self) -> None:
+        """All records are known."""
+        self.peering.listed = True
+        self.peering.refresh()
+        self.lease_loop.listed("records")
+        self.lease_loop.trigger()
+        self._save.set()
+
+    def records_changed(self, changed: Iterable[tuple[Entry | None, Entry | None]]) -> None:
+        """Some records changed."""
+        changes = list(changed)
+        self.peering.apply(changes)
+        if any(self._concerns_us(entry) for pair in changes for entry in pair):
+            self.lease_loop.trigger()
+        self._save.set()
+
+    def _concerns_us(self, entry: Entry | None) -> bool:
+        holder = self.holder
+        if entry is None or holder is None:
+            return False
+        if holder.subnet is None or entry.subnet == holder.subnet:
+            return True
+        return isinstance(entry, Lease) and entry.public_ip == holder.public_ip
+
+    def _judge(self) -> Judge | None:
+        if self.config is None or self.holder is None:
+            return None
+        return Judge(self.config, self.holder.public_ip, self.holder.subnet)
+
+    # --- this host ---
+
+    async def _converge_lease(self) -> None:
+        holder = self.holder
+        if holder is None or self.config is None:
+            return
+        holder.config = self.config
+        try:
+            await holder.converge()
+        finally:
+            if self.underlay is not None:
+                # The MAC may have been taken over from the record.
+                self._enter_local()
+        self.from_cache = False
+        self._save.set()
+
+    def _subnet_changed(self, _held: Held) -> None:
+        """A subnet came into force."""
+        self._enter_local()
+        self.peering.refresh()
+        self._save.set()
+
+    def _enter_local(self) -> None:
+        """Tell overlay, firewall and host side what is in force."""
+        holder, config, underlay = self.holder, self.config, self.underlay
+        if holder is None or holder.subnet is None or config is None or underlay is None:
+            return
+        self.firewall.set_subnet(config.network, holder.subnet)
+        interface = underlay.interface
+        behind_nat = interface.addresses and not interface.holds(holder.public_ip)
+        self.overlay.set_local(
+            LocalNode(
+                network=config.network,
+                subnet=holder.subnet,
+                public_ip=holder.public_ip,
+                interface=interface.name,
+                backend=config.backend,
+                vtep_mac=holder.vtep_mac if isinstance(config.backend, VxlanOptions) else "",
+                local_ip=interface.addresses[0].ip if behind_nat else None,
+            )
+        )
+        self._mtu_known(self.overlay.mtu)
+
+    def _mtu_known(self, mtu: int) -> None:
+        holder, config = self.holder, self.config
+        if mtu and holder is not None and holder.subnet is not None and config is not None:
+            masq = self.settings["ip-masq"]
+            self.host.set_facts(Facts(config.network, holder.subnet, mtu, masq))
+
+    async def _fall_back(self) -> None:
+        """Use the saved state when etcd has not answered in time."""
+        await asyncio.sleep(CACHE_AFTER)
+        holder, state = self.holder, self._state
+        if holder is None or not self.lease_loop.waiting_for or not state.config:
+            return
+        try:
+            config = parse_network_config(state.config)
+        except FieldError:
+            return
+        subnet = state.remembered
+        if subnet is None or not config.admits(subnet):
+            return
+        self.from_cache = True
+        saved_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.saved_at))
+        log.warning(
+            "etcd has not answered for %g s: coming up with subnet %s and %d lease records, "
+            "saved at %s", CACHE_AFTER, subnet, len(state.records), saved_at,
+        )  # fmt: skip
+        if not self.peering.listed:
+            self.roster.replace(state.to_records(), 0)
+            self.peering.listed = True
+        if self.config is None:
+            self._use_config(config, state.config)
+        if holder.subnet is None:
+            holder.use_cached(subnet)
+        self.peering.refresh()
+
+    # --- housekeeping ---
+
+    async def _save_changes(self) -> None:
+        while True:
+            await self._save.wait()
+            await asyncio.sleep(SAVE_DELAY)
+            self._save.clear()
+            holder = self.holder
+            if holder is None or holder.subnet is None or self.from_cache or not self.config:
+                continue
+            state = State(
+                vtep_mac=holder.vtep_mac,
+                subnet=str(holder.subnet),
+                public_ip=str(holder.public_ip),
+                config=self._config_raw,
+                saved_at=time.time(),
+                records=[SavedRecord.of(lease) for lease in self.roster.leases()],
+            )
+            try:
+                await asyncio.to_thread(save_state, self._state_path, state)
+            except OSError as error:
+                self.problems.set(
+                    "state",
+                    f"cannot save to {self._state_path} ({error.strerror}): after a reboot "
+                    "without etcd this host would not find its peers",
+                )
+            else:
+                self.problems.clear("state")
+
+    async def _tick(self) -> None:
+        while True:
+            self._beat.beat()
+            self.problems.replace_group(
+                "overlay/", ((text.partition(":")[0], text) for text in self.overlay.problems)
+            )
+            await asyncio.sleep(0.5)
+
+
+def _paths(settings: Settings) -> Paths:
+    drop_in: str = settings["docker-drop-in"]
+    bridge: str = settings["bridge"]
+    return Paths(
+        bridge="" if bridge == "none" else bridge,
+        subnet_file=Path(settings["subnet-file"]),
+        docker_env=Path(settings["docker-env-file"]),
+        drop_in=Path(drop_in) if drop_in else None,
+        docker_socket=Path(settings["docker-socket"]),
+    )

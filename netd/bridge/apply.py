@@ -1,0 +1,134 @@
+"""docker0 in the kernel: look at it, and carry out what ``plan`` decided."""
+
+import asyncio
+import logging
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+from pyroute2.iproute.linux import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from netd.bridge.plan import Bridge, Refusal, Steps, Wanted, decide
+from netd.errors import BridgeError
+
+log = logging.getLogger(__name__)
+
+_AF_INET = 2
+_IFF_UP = 1
+
+
+async def observe(netlink: AsyncIPRoute, name: str) -> Bridge | None:
+    """docker0 as the kernel has it; None when there is no such device."""
+    found = None
+    ports: list[tuple[int, str]] = []
+    async for link in await netlink.get_links():
+        if link.get("ifname") == name:
+            found = link
+        elif link.get("master"):
+            ports.append((link.get("master"), link.get("ifname")))
+    if found is None:
+        return None
+    addresses = []
+    async for item in await netlink.get_addr(family=_AF_INET, index=found["index"]):
+        local = item.get("local") or item.get("address")
+        addresses.append(IPv4Interface(f"{local}/{item['prefixlen']}"))
+    info = found.get("linkinfo")
+    return Bridge(
+        index=found["index"],
+        kind=(info.get("kind") if info is not None else "") or "",
+        up=bool(found["flags"] & _IFF_UP),
+        mtu=found.get("mtu"),
+        mac=found.get("address") or "",
+        addresses=tuple(addresses),
+        ports=tuple(sorted(port for master, port in ports if master == found["index"])),
+    )
+
+
+async def carry_out(netlink: AsyncIPRoute, name: str, wanted: Wanted, steps: Steps) -> None:
+    """Do *steps*; raises BridgeError."""
+    try:
+        if steps.create:
+            await netlink.link("add", ifname=name, kind="bridge", address=wanted.mac)
+        indexes = await netlink.link_lookup(ifname=name)
+        if not indexes:
+            raise BridgeError(f"{name} vanished while it was set up")
+        index = indexes[0]
+        if steps.set_mtu is not None:
+            await netlink.link("set", index=index, mtu=steps.set_mtu)
+        for one in steps.remove:
+            await netlink.addr(
+                "del", index=index, address=str(one.ip), prefixlen=one.network.prefixlen
+            )
+        for one in steps.add:
+            await netlink.addr(
+                "add", index=index, address=str(one.ip), prefixlen=one.network.prefixlen,
+                broadcast=str(one.network.broadcast_address),
+            )  # fmt: skip
+        if steps.set_up:
+            await netlink.link("set", index=index, state="up")
+    except NetlinkError as error:
+        raise BridgeError(f"{name}: {error}") from error
+
+
+async def ensure(name: str, wanted: Wanted, docker_socket: Path) -> tuple[Steps, Bridge | None]:
+    """Make docker0 as *wanted*; returns what was done and what was there before.
+
+    Raises BridgeError, naming the containers when they are in the way.
+    """
+    async with AsyncIPRoute() as netlink:
+        observed = await observe(netlink, name)
+        decision = decide(observed, wanted)
+        if isinstance(decision, Refusal):
+            text = f"{name} cannot be used: {decision.why}"
+            if decision.in_use:
+                assert observed is not None  # noqa: S101 - in_use says that it was seen
+                users = await containers_on(docker_socket) or list(observed.ports)
+                text += (
+                    f", and containers use it: {', '.join(users)}. Stop them and netd moves it, "
+                    "or keep the old subnet"
+                )
+            raise BridgeError(text)
+        if decision:
+            await carry_out(netlink, name, wanted, decision)
+        return decision, observed
+
+
+async def remove(name: str, ours: IPv4Interface | None) -> str | None:
+    """Delete the bridge if it carries our address and no port; returns why it stays, if it does."""
+    async with AsyncIPRoute() as netlink:
+        observed = await observe(netlink, name)
+        if observed is None:
+            return None
+        if observed.kind != "bridge" or ours is None or ours not in observed.addresses:
+            return "it does not carry our address"
+        if observed.ports:
+            return f"it is in use by {', '.join(observed.ports)}"
+        try:
+            await netlink.link("del", index=observed.index)
+        except NetlinkError as error:
+            raise BridgeError(f"{name}: {error}") from error
+    return None
+
+
+async def containers_on(docker_socket: Path) -> list[str]:
+    """Names of the containers on Docker's default network; empty when Docker does not answer."""
+    return await asyncio.to_thread(_ask_docker, docker_socket)
+
+
+def _ask_docker(docker_socket: Path) -> list[str]:
+    if not docker_socket.exists():
+        return []
+    # Needed only in this rare case, and it costs 0.2 s and 10 MB to import.
+    import docker  # noqa: PLC0415
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    try:
+        client = docker.DockerClient(base_url=f"unix://{docker_socket}", timeout=5)
+        try:
+            network = client.api.inspect_network("bridge")
+        finally:
+            client.close()
+    except (DockerException, OSError) as error:
+        log.debug("docker does not answer: %s", error)
+        return []
+    return sorted(item.get("Name", "?") for item in (network.get("Containers") or {}).values())

@@ -1,0 +1,75 @@
+"""What other programs read of us: flannel's subnet.env and the options for dockerd.
+
+``subnet.env`` is flannel's file, variable for variable. ``docker_opts.env`` holds what flannel's
+``mk-docker-opts.sh`` would have made of it. The drop-in lets ``docker.service`` read that file,
+so that no ``daemon.json`` has to be edited.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the files tell: *mtu* in bytes is that of the overlay, for containers."""
+
+    network: IPv4Network
+    subnet: IPv4Network
+    mtu: int
+    ip_masq: bool
+
+    @property
+    def gateway(self) -> str:
+        """The bridge's address with its prefix length, the subnet's first."""
+        return f"{self.subnet.network_address + 1}/{self.subnet.prefixlen}"
+
+
+def subnet_env(facts: Facts) -> str:
+    """The content of ``/run/flannel/subnet.env``."""
+    return (
+        f"FLANNEL_NETWORK={facts.network}\n"
+        f"FLANNEL_SUBNET={facts.gateway}\n"
+        f"FLANNEL_MTU={facts.mtu}\n"
+        f"FLANNEL_IPMASQ={'true' if facts.ip_masq else 'false'}\n"
+    )
+
+
+def parse_subnet_env(text: str) -> IPv4Network | None:
+    """The subnet that a subnet.env names, None when it names none."""
+    match = re.search(r"^FLANNEL_SUBNET=([0-9.]+/[0-9]+)\s*$", text, re.MULTILINE)
+    if match is None:
+        return None
+    try:
+        return IPv4Network(match[1], strict=False)
+    except ValueError:
+        return None
+
+
+def docker_env(facts: Facts) -> str:
+    """The environment file for dockerd's ``$DOCKER_OPTS``.
+
+    dockerd masquerades by itself unless we do: the two would rewrite each other's packets.
+    """
+    bip = f"--bip={facts.gateway}"
+    masq = f"--ip-masq={'false' if facts.ip_masq else 'true'}"
+    mtu = f"--mtu={facts.mtu}"
+    return (
+        f'DOCKER_OPT_BIP="{bip}"\n'
+        f'DOCKER_OPT_IPMASQ="{masq}"\n'
+        f'DOCKER_OPT_MTU="{mtu}"\n'
+        f'DOCKER_OPTS=" {bip} {masq} {mtu}"\n'
+    )
+
+
+def drop_in(env_file: str, unit_text: str) -> str:
+    """A systemd drop-in that hands *env_file* to dockerd.
+
+    *unit_text* is the installed docker.service: Debian's passes ``$DOCKER_OPTS`` already, other
+    packages' do not and get their own command line with it appended.
+    """
+    lines = ["# Written by netd.", "[Service]", f"EnvironmentFile=-{env_file}"]
+    match = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", unit_text, re.MULTILINE)
+    if match is not None and "$DOCKER_OPTS" not in match[1]:
+        lines += ["ExecStart=", f"ExecStart={match[1]} $DOCKER_OPTS"]
+    return "\n".join(lines) + "\n"

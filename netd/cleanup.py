@@ -1,0 +1,137 @@
+"""``netd cleanup``: take away everything that netd ever put on this host, and nothing else.
+
+Each step stands alone: one that fails is named, the others are done all the same.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from hostkit.command import Runner
+from hostkit.config import Settings
+from hostkit.errors import HostkitError
+from hostkit.etcd.gateway import EtcdClient
+from hostkit.files import remove
+from netd.bridge.apply import remove as remove_bridge
+from netd.bridge.options import Facts, parse_subnet_env
+from netd.config import etcd_config
+from netd.iptables.flannel import forward, masquerade
+from netd.iptables.table import VARIANTS, Tables
+from netd.leases.model import LEASE_TTL, FieldError, Lease, parse_network_config
+from netd.leases.peers import interpret
+from netd.leases.store import LeaseStore
+from netd.overlay.manager import Overlay
+from netd.overlay.model import VxlanOptions, device_name
+from netd.state import State, load_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step's outcome; *ok* is False when something of ours stays."""
+
+    what: str
+    result: str
+    ok: bool = True
+
+
+class Cleanup:
+    """Takes netd's traces away, guided by the saved state and the files it left."""
+
+    def __init__(self, settings: Settings, runner: Runner) -> None:
+        self._settings = settings
+        self._runner = runner
+        self._state_path = Path(settings["state-dir"]) / "state.json"
+        self._state: State = load_state(self._state_path)
+        self._subnet = self._state.remembered or self._subnet_in_file()
+
+    def _subnet_in_file(self) -> IPv4Network | None:
+        try:
+            return parse_subnet_env(Path(self._settings["subnet-file"]).read_text("utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    async def run(self) -> list[Step]:
+        """Do every step."""
+        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+            ("lease", self._lease),
+            ("overlay", self._overlay),
+            ("iptables", self._iptables),
+            (self._settings["bridge"], self._bridge),
+            ("files", self._files),
+        ]
+        done = []
+        for what, work in steps:
+            try:
+                done.append(Step(what, await work()))
+            except (HostkitError, OSError) as error:
+                done.append(Step(what, str(error), ok=False))
+        return done
+
+    async def _lease(self) -> str:
+        if self._subnet is None or not self._state.public_ip:
+            return "none known"
+        client = EtcdClient(etcd_config(self._settings))
+        store = LeaseStore(client, self._settings["etcd-prefix"], LEASE_TTL)
+        try:
+            record = await store.read(self._subnet)
+            entry = interpret(record) if record is not None else None
+            if not isinstance(entry, Lease) or entry.public_ip != IPv4Address(
+                self._state.public_ip
+            ):
+                return f"{self._subnet} is not ours in etcd"
+            if entry.is_reservation:
+                return f"{self._subnet} is a reservation and stays"
+            await store.drop(entry)
+        finally:
+            await client.close()
+        return f"{self._subnet} given back"
+
+    async def _overlay(self) -> str:
+        network, device = None, device_name(1)
+        try:
+            config = parse_network_config(self._state.config) if self._state.config else None
+        except FieldError:
+            config = None
+        if config is not None:
+            network = config.network
+            backend = config.backend
+            device = device_name(backend.vni) if isinstance(backend, VxlanOptions) else ""
+        overlay = Overlay()
+        await overlay.start()
+        try:
+            await overlay.remove(network, device)
+        finally:
+            await overlay.stop()
+        return f"{device or 'routes'} removed"
+
+    async def _iptables(self) -> str:
+        changed: list[str] = []
+        for variant in VARIANTS:
+            tables = Tables(self._runner, variant)
+            changed += await tables.ensure([forward(None), masquerade(None, None)])
+        return ", ".join(changed) or "nothing of ours"
+
+    async def _bridge(self) -> str:
+        name = self._settings["bridge"]
+        if name == "none":
+            return "not ours"
+        ours = None
+        if self._subnet is not None:
+            ours = IPv4Interface(Facts(self._subnet, self._subnet, 0, ip_masq=False).gateway)
+        stays = await remove_bridge(name, ours)
+        return f"stays: {stays}" if stays else "removed, or there was none"
+
+    async def _files(self) -> str:
+        settings = self._settings
+        names = (
+            settings["subnet-file"],
+            settings["docker-env-file"],
+            settings["docker-drop-in"],
+            str(self._state_path),
+        )
+        gone = [name for name in names if name and remove(Path(name))]
+        return ", ".join(gone) + " removed" if gone else "none"

@@ -1,0 +1,140 @@
+"""netd's settings: flannel's flags under flannel's names, and a few of our own."""
+
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Address
+
+from hostkit.config import (
+    ConfigError,
+    Option,
+    Settings,
+    boolean,
+    choice,
+    comma_list,
+    integer,
+    load,
+    text,
+)
+from hostkit.etcd.config import EtcdConfig
+from hostkit.etcd.errors import EtcdConfigError
+
+CONFIG_FILE = "/etc/netd/netd.toml"
+
+
+def _address(value: str) -> IPv4Address | None:
+    if not value:
+        return None
+    try:
+        return IPv4Address(value)
+    except ValueError:
+        raise ValueError("use an IPv4 address such as 192.168.0.201") from None
+
+
+def _absent(value: str) -> str:
+    if value:
+        raise ValueError("netd carries IPv4 only, leave it out")
+    return ""
+
+
+def _no(value: str) -> bool:
+    if boolean(value):
+        raise ValueError(
+            "netd keeps leases in etcd and not in the Kubernetes API, use --etcd-endpoints"
+        )
+    return False
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("config", text, CONFIG_FILE, "file with settings, TOML", "FILE"),
+    Option(
+        "etcd-endpoints", comma_list, ("http://127.0.0.1:4001", "http://127.0.0.1:2379"),
+        "etcd's client URLs, separated by commas", "URLS",
+    ),
+    Option("etcd-prefix", text, "/coreos.com/network", "where flannel's keys are in etcd", "KEY"),
+    Option("etcd-cafile", text, "", "CA that signed etcd's certificates", "FILE"),
+    Option("etcd-certfile", text, "", "client certificate for etcd", "FILE"),
+    Option("etcd-keyfile", text, "", "key of the client certificate", "FILE"),
+    Option("etcd-username", text, "", "user name for etcd", "NAME"),
+    Option("etcd-password", text, "", "password for etcd", "TEXT", secret=True),
+    Option(
+        "iface", comma_list, (), "interface of the overlay, by name or address; may be repeated, "
+        "the first that exists is used (default: that of the default route)", "IFACE", repeat=True,
+    ),
+    Option(
+        "iface-regex", comma_list, (), "the same by a regular expression on names and addresses",
+        "REGEX", repeat=True,
+    ),
+    Option("iface-can-reach", text, "", "the interface that reaches this address", "ADDRESS"),
+    Option("public-ip", _address, None, "address at which other hosts reach this one", "ADDRESS"),
+    Option("public-ipv6", _absent, "", "not supported", hidden=True),
+    Option(
+        "subnet-file", text, "/run/flannel/subnet.env", "file that tells subnet and MTU", "FILE"
+    ),
+    Option(
+        "subnet-lease-renew-margin", integer(1, 1439), 60,
+        "accepted for flannel's sake: netd renews its lease every minute", "MINUTES",
+    ),
+    Option("ip-masq", boolean, False, "hide containers behind the host towards other networks"),
+    Option(
+        "iptables-resync", integer(1, 3600), 5,
+        "seconds between looks at the rules where changes cannot be noticed otherwise", "SECONDS",
+    ),
+    Option(
+        "iptables-forward-rules", boolean, True, "accept the overlay's packets in FORWARD"
+    ),
+    Option(
+        "iptables-variant", choice("auto", "nft", "legacy"), "auto",
+        "which iptables to use: auto takes the one that carries rules", "NAME",
+    ),
+    Option("healthz-ip", text, "0.0.0.0", "address for the health views over TCP", "ADDRESS"),  # noqa: S104 - flannel's default; the port is off by default
+    Option(
+        "healthz-port", integer(0, 65535), 0, "port for the health views over TCP, 0 for none",
+        "PORT",
+    ),
+    Option(
+        "net-config-path", text, "",
+        "file with the network configuration, put into etcd when there is none yet", "FILE",
+    ),
+    Option("kube-subnet-mgr", _no, False, "not supported", hidden=True),
+    Option(
+        "allow-renumber", boolean, False,
+        "take another subnet when ours is lost, although containers may run on it",
+    ),
+    Option("bridge", text, "docker0", "bridge for Docker's containers, none to leave it", "NAME"),
+    Option(
+        "docker-env-file", text, "/run/docker_opts.env", "file with DOCKER_OPTS for dockerd",
+        "FILE",
+    ),
+    Option(
+        "docker-drop-in", text, "/run/systemd/system/docker.service.d/50-netd.conf",
+        "systemd drop-in that makes dockerd read that file, empty for none", "FILE",
+    ),
+    Option("docker-socket", text, "/var/run/docker.sock", "where Docker answers", "SOCKET"),
+    Option("state-dir", text, "/var/lib/netd", "what has to survive a reboot", "DIR"),
+    Option("run-dir", text, "/run/netd", "control socket", "DIR"),
+    Option("v", integer(0, 10), 0, "log verbosity: 0 normal, 1 more, 2 with traces", "LEVEL"),
+    Option("print-config", boolean, False, "print each setting with its origin and stop"),
+    Option("json", boolean, False, "print JSON, for programs"),
+    Option("version", boolean, False, "print the version and stop"),
+    Option("help", boolean, False, "print this and stop"),
+    Option("h", boolean, False, "print this and stop", hidden=True),
+)  # fmt: skip
+
+
+def load_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """The settings from all layers; raises ConfigError."""
+    return load(OPTIONS, argv, environ, env_prefixes=("FLANNELD_", "NETD_"))
+
+
+def etcd_config(settings: Settings) -> EtcdConfig:
+    """The etcd part; raises ConfigError naming the flag and where it was set."""
+    try:
+        return EtcdConfig(
+            endpoints=settings["etcd-endpoints"],
+            cafile=settings["etcd-cafile"],
+            certfile=settings["etcd-certfile"],
+            keyfile=settings["etcd-keyfile"],
+            username=settings["etcd-username"],
+            password=settings["etcd-password"],
+        )
+    except EtcdConfigError as error:
+        raise ConfigError(f"etcd-{error}") from error

@@ -1,0 +1,215 @@
+"""What the host needs beside the overlay: docker0, the files for Docker, the sysctls.
+
+One loop: woken by a new subnet or MTU, by any link or address event, and every ten seconds.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+
+from pyroute2.iproute.linux import AsyncIPRoute
+
+from hostkit.command import CommandError, Runner
+from hostkit.files import write_atomic
+from hostkit.problems import Problems
+from hostkit.reconcile import Reconciler
+from netd.bridge.apply import ensure, observe
+from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
+from netd.bridge.plan import Bridge, Steps, Wanted
+from netd.errors import BridgeError
+from netd.sysctls import Setting
+from netd.sysctls import ensure as ensure_sysctls
+
+log = logging.getLogger(__name__)
+
+# linux/rtnetlink.h
+_RTMGRP_LINK = 0x1
+_RTMGRP_IPV4_IFADDR = 0x10
+
+UNIT_PATHS = (
+    Path("/etc/systemd/system/docker.service"),
+    Path("/lib/systemd/system/docker.service"),
+    Path("/usr/lib/systemd/system/docker.service"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things go; *drop_in* is None for none, *bridge* is empty for none."""
+
+    bridge: str
+    subnet_file: Path
+    docker_env: Path
+    drop_in: Path | None
+    docker_socket: Path
+
+
+class HostSide:
+    """Keeps docker0, files and sysctls as they should be."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        problems: Problems,
+        paths: Paths,
+        *,
+        repaired: Callable[[str], None],
+    ) -> None:
+        self._runner = runner
+        self._problems = problems
+        self._paths = paths
+        self._repaired = repaired
+        self._facts: Facts | None = None
+        self._done: Facts | None = None
+        self._events: socket.socket | None = None
+        self.sysctls: list[Setting] = []
+        self.bridge: Bridge | None = None
+        self.loop = Reconciler(
+            "docker0", self.converge, resync=10.0, settle=0.01,
+            tolerate=(BridgeError, CommandError, OSError),
+        )  # fmt: skip
+
+    @property
+    def is_done(self) -> bool:
+        """Whether files and bridge are right for the present subnet."""
+        return self._done is not None and self._done == self._facts
+
+    def set_facts(self, facts: Facts) -> None:
+        """What files and bridge are about."""
+        if facts != self._facts:
+            self._facts = facts
+            self.loop.trigger()
+
+    async def in_use(self, subnet: IPv4Network) -> bool:
+        """Whether containers live on a bridge of ours that carries *subnet*."""
+        if not self._paths.bridge:
+            return False
+        async with AsyncIPRoute() as netlink:
+            bridge = await observe(netlink, self._paths.bridge)
+        return (
+            bridge is not None
+            and bool(bridge.ports)
+            and any(one.network == subnet for one in bridge.addresses)
+        )
+
+    async def run(self) -> None:
+        """Converge for ever, at once after any change of a link or an address."""
+        self._events = events = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
+        events.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR))
+        asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
+        await self.loop.run()
+
+    def _heard(self, events: socket.socket) -> None:
+        # What was said does not matter, nor does an overrun: the pass looks for itself.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    events.recv(65536)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+        self.loop.trigger()
+
+    def close(self) -> None:
+        """Stop listening; everything stays as it is."""
+        if self._events is not None:
+            asyncio.get_running_loop().remove_reader(self._events.fileno())
+            self._events.close()
+            self._events = None
+
+    async def converge(self) -> None:
+        """One pass; raises OSError, CommandError or BridgeError."""
+        facts = self._facts
+        if facts is None:
+            return
+        self._set_sysctls()
+        self._write_files(facts)
+        await self._write_drop_in()
+        await self._ensure_bridge(facts)
+        self._done = facts
+
+    def _set_sysctls(self) -> None:
+        first = not self.sysctls
+        self.sysctls = ensure_sysctls()
+        for one in self.sysctls:
+            if one.error:
+                self._problems.set(
+                    f"sysctl/{one.name}",
+                    f"is {one.found}, must be {one.wanted}, and cannot be set ({one.error})",
+                )
+                continue
+            self._problems.clear(f"sysctl/{one.name}")
+            if one.found != one.wanted and first:
+                log.info("sysctl %s set to %s (was %s)", one.name, one.wanted, one.found)
+            elif one.found != one.wanted:
+                log.warning("repaired sysctl %s: was %s", one.name, one.found)
+                self._repaired("sysctl")
+
+    def _write_files(self, facts: Facts) -> None:
+        for path, content in (
+            (self._paths.subnet_file, subnet_env(facts)),
+            (self._paths.docker_env, docker_env(facts)),
+        ):
+            changed = write_atomic(path, content)
+            if changed and self._done == facts:
+                log.warning("repaired file %s", path)
+                self._repaired("file")
+            elif changed:
+                log.info("wrote %s", path)
+
+    async def _write_drop_in(self) -> None:
+        path = self._paths.drop_in
+        # Only where systemd runs this host, sd_booted(3).
+        if path is None or not await asyncio.to_thread(Path("/run/systemd/system").is_dir):
+            return
+        text = drop_in(str(self._paths.docker_env), await asyncio.to_thread(_docker_unit))
+        if write_atomic(path, text):
+            log.info("wrote %s", path)
+            await self._runner.run(["systemctl", "daemon-reload"], check=False)
+
+    async def _ensure_bridge(self, facts: Facts) -> None:
+        name = self._paths.bridge
+        if not name:
+            return
+        wanted = Wanted(IPv4Interface(facts.gateway), facts.mtu)
+        try:
+            steps, before = await ensure(name, wanted, self._paths.docker_socket)
+        except BridgeError as error:
+            self._problems.set("bridge", str(error), blocking=True)
+            raise
+        self._problems.clear("bridge")
+        self.bridge = before
+        self._tell(name, wanted, steps, before, repair=self._done == facts)
+
+    def _tell(
+        self, name: str, wanted: Wanted, steps: Steps, before: Bridge | None, *, repair: bool
+    ) -> None:
+        if not steps:
+            return
+        if repair:
+            log.warning("repaired %s: %s", name, steps)
+            self._repaired("bridge")
+        elif steps.create:
+            log.info("made %s with %s, MTU %d", name, wanted.address, wanted.mtu)
+        elif steps.remove and before is not None:
+            log.info(
+                "moved %s from %s to %s; a running dockerd takes it over at its next start",
+                name, ", ".join(map(str, before.addresses)), wanted.address,
+            )  # fmt: skip
+
+
+def _docker_unit() -> str:
+    for path in UNIT_PATHS:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError:
+            continue
+    return ""

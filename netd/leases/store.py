@@ -1,0 +1,132 @@
+"""Reading and writing flannel's keys in etcd.
+
+    PREFIX/config                         network configuration, written by the operator
+    PREFIX/subnets/10.1.33.0-24           a lease record, bound to an etcd lease, or a reservation
+    PREFIX/netd/history/10.1.33.0-24      ours: who held the subnet last, never expires
+
+A record is only ever created if absent and only changed if unchanged since it was read, so two
+hosts cannot share a subnet. After a call whose outcome is unknown the key is read again.
+"""
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+
+from hostkit.etcd.errors import EtcdUnavailable
+from hostkit.etcd.gateway import EtcdClient, KeyValue, LeaseInfo, absent, mod_revision_is, put
+from netd.leases.model import FieldError, Lease, parse_key, parse_lease, subnet_key
+from netd.leases.peers import Record
+
+
+def to_record(item: KeyValue) -> Record:
+    """An etcd key with its value as a lease record."""
+    return Record(item.key, item.value, item.lease, item.mod_revision, item.create_revision)
+
+
+class LeaseStore:
+    """The lease records below one prefix. Every method raises EtcdError."""
+
+    def __init__(self, client: EtcdClient, prefix: str, ttl: int) -> None:
+        self.client = client
+        self.prefix = prefix.rstrip("/")
+        self.ttl = ttl
+        # A lease that was granted for a record whose creation is not settled yet.
+        self._unbound = 0
+
+    @property
+    def config_key(self) -> str:
+        """Where the network configuration is."""
+        return f"{self.prefix}/config"
+
+    @property
+    def subnets_prefix(self) -> str:
+        """What the keys of all records start with."""
+        return f"{self.prefix}/subnets/"
+
+    def key(self, subnet: IPv4Network) -> str:
+        """The key of the record for *subnet*."""
+        return self.subnets_prefix + subnet_key(subnet)
+
+    def _history_key(self, subnet: IPv4Network) -> str:
+        return f"{self.prefix}/netd/history/{subnet_key(subnet)}"
+
+    async def read(self, subnet: IPv4Network) -> Record | None:
+        """The record for *subnet* as etcd has it now."""
+        item = await self.client.get(self.key(subnet))
+        return None if item is None else to_record(item)
+
+    async def create(
+        self, subnet: IPv4Network, value: bytes, public_ip: IPv4Address
+    ) -> Lease | None:
+        """Create the record for *subnet*; None when somebody else was faster."""
+        if not self._unbound or await self.client.lease_keepalive(self._unbound) <= 0:
+            self._unbound, _ = await self.client.lease_grant(self.ttl)
+        lease_id = self._unbound
+        key = self.key(subnet)
+        try:
+            result = await self.client.txn(
+                [absent(key)],
+                [
+                    put(key, value, lease=lease_id),
+                    put(self._history_key(subnet), str(public_ip).encode()),
+                ],
+            )
+            created, revision = result.succeeded, result.revision
+        except EtcdUnavailable:
+            found = await self.client.get(key)
+            created = found is not None and found.lease == lease_id
+            revision = found.mod_revision if found is not None else 0
+            if found is None:
+                raise
+        if not created:
+            await self.release_unbound()
+            return None
+        self._unbound = 0
+        return parse_lease(
+            key, value, lease_id=lease_id, mod_revision=revision, create_revision=revision
+        )
+
+    async def release_unbound(self) -> None:
+        """Give back a granted lease that no record uses."""
+        if self._unbound:
+            lease_id, self._unbound = self._unbound, 0
+            await self.client.lease_revoke(lease_id)
+
+    async def update(self, lease: Lease, value: bytes) -> Lease | None:
+        """Change the value of *lease* and keep its etcd lease; None when it changed meanwhile."""
+        result = await self.client.txn(
+            [mod_revision_is(lease.key, lease.mod_revision)],
+            [put(lease.key, value, lease=lease.lease_id)],
+        )
+        if not result.succeeded:
+            return None
+        new = parse_lease(lease.key, value, lease_id=lease.lease_id)
+        return replace(new, mod_revision=result.revision, create_revision=lease.create_revision)
+
+    async def remaining(self, lease_id: int) -> LeaseInfo:
+        """How long an etcd lease still lives and how long it was granted for, in seconds."""
+        return await self.client.lease_time_to_live(lease_id)
+
+    async def seed_config(self, value: bytes) -> None:
+        """Write the network configuration unless there is one."""
+        await self.client.txn([absent(self.config_key)], [put(self.config_key, value)])
+
+    async def history(self) -> dict[IPv4Network, int]:
+        """The subnets that were held once, with the revision of the last sign of their holder."""
+        found = await self.client.range_prefix(f"{self.prefix}/netd/history/")
+        result: dict[IPv4Network, int] = {}
+        for item in found.kvs:
+            try:
+                subnet, _ = parse_key(item.key.rpartition("/")[2])
+            except FieldError:
+                continue
+            result[subnet] = item.mod_revision
+        return result
+
+    async def remember(self, subnet: IPv4Network, public_ip: IPv4Address) -> None:
+        """Note that *subnet* is held by *public_ip* now."""
+        await self.client.put(self._history_key(subnet), str(public_ip).encode())
+
+    async def drop(self, lease: Lease) -> None:
+        """End our hold: the record goes with its etcd lease; a reservation is not ours to end."""
+        if lease.lease_id:
+            await self.client.lease_revoke(lease.lease_id)

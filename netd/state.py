@@ -1,0 +1,90 @@
+"""What netd remembers across a reboot, so that a host comes up into a working overlay alone.
+
+One JSON file, replaced atomically. A damaged file counts as none: etcd is the truth, this is
+only what is used until etcd answers.
+"""
+
+import logging
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+
+from hostkit.files import write_atomic
+from netd.leases.model import Lease, lease_value
+from netd.leases.peers import Record
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+class SavedRecord(msgspec.Struct, array_like=True):
+    """A well-formed lease record."""
+
+    key: str
+    public_ip: str
+    backend_type: str
+    vni: int
+    vtep_mac: str
+    lease_id: int
+    create_revision: int
+
+    @classmethod
+    def of(cls, lease: Lease) -> "SavedRecord":
+        """What to save of *lease*."""
+        return cls(
+            lease.key,
+            str(lease.public_ip),
+            lease.backend_type,
+            lease.vni,
+            lease.vtep_mac,
+            lease.lease_id,
+            lease.create_revision,
+        )
+
+    def record(self) -> Record:
+        """The record in the form that a roster takes."""
+        value = lease_value(self.public_ip, self.backend_type, self.vni, self.vtep_mac)
+        return Record(self.key, value, self.lease_id, 0, self.create_revision)
+
+
+class State(msgspec.Struct):
+    """The VTEP's MAC, the subnet in force, the network configuration and all records."""
+
+    format: int = FORMAT
+    vtep_mac: str = ""
+    subnet: str = ""
+    public_ip: str = ""
+    config: str = ""
+    saved_at: float = 0.0
+    records: list[SavedRecord] = msgspec.field(default_factory=list)
+
+    @property
+    def remembered(self) -> IPv4Network | None:
+        """The subnet, if there is a well-formed one."""
+        try:
+            return IPv4Network(self.subnet) if self.subnet else None
+        except ValueError:
+            return None
+
+    def to_records(self) -> list[Record]:
+        """The records in the form that a roster takes."""
+        return [one.record() for one in self.records]
+
+
+def load_state(path: Path) -> State:
+    """The saved state; an empty one when there is none or it is damaged."""
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=State)
+    except FileNotFoundError:
+        return State()
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("saved state %s is not used: %s", path, error)
+        return State()
+    return state if state.format == FORMAT else State()
+
+
+def save_state(path: Path, state: State) -> None:
+    """Write *state* so that it survives a power failure; raises OSError."""
+    write_atomic(path, msgspec.json.encode(state), mode=0o600, sync=True)
