@@ -1,0 +1,1 @@
+"""netd measured against a baseline in the same run; see README.md."""

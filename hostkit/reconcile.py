@@ -111,8 +111,11 @@ class Reconciler:
         except self._tolerate as error:
             self._dirty = True
             self.failures += 1
+            # The same failure again and again is one event.
+            again = str(self.last_error) == str(error)
+            level = logging.DEBUG if again else logging.WARNING
             self.last_error = error
-            log.warning("%s failed (%d in a row), will retry: %s", self.name, self.failures, error)
+            log.log(level, "%s failed, will retry: %s", self.name, error)
             return Outcome(ran=True, error=error)
         except BaseException:
             self._dirty = True

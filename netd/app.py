@@ -49,8 +49,8 @@ log = logging.getLogger(__name__)
 CACHE_AFTER = 3.0
 """Seconds that etcd is given at the start before the saved state is used."""
 
-SAVE_DELAY = 1.0
-"""Seconds for which changes are gathered before the state is saved."""
+SAVE_PAUSE = 1.0
+"""Seconds between two writes of the saved state."""
 
 
 class NetdApp:
@@ -115,6 +115,8 @@ class NetdApp:
         try:
             return await self.service.run({"netd": self._main()})
         finally:
+            if self._save.is_set():
+                self._save_now()
             if self.holder is not None:
                 await self.holder.close()
             self.firewall.close()
@@ -359,29 +361,33 @@ class NetdApp:
     async def _save_changes(self) -> None:
         while True:
             await self._save.wait()
-            await asyncio.sleep(SAVE_DELAY)
             self._save.clear()
-            holder = self.holder
-            if holder is None or holder.subnet is None or self.from_cache or not self.config:
-                continue
-            state = State(
-                vtep_mac=holder.vtep_mac,
-                subnet=str(holder.subnet),
-                public_ip=str(holder.public_ip),
-                config=self._config_raw,
-                saved_at=time.time(),
-                records=[SavedRecord.of(lease) for lease in self.roster.leases()],
+            await asyncio.to_thread(self._save_now)
+            await asyncio.sleep(SAVE_PAUSE)
+
+    def _save_now(self) -> None:
+        """Save what a reboot without etcd needs, once there is something that etcd confirmed."""
+        holder = self.holder
+        if holder is None or holder.subnet is None or self.from_cache or self.config is None:
+            return
+        state = State(
+            vtep_mac=holder.vtep_mac,
+            subnet=str(holder.subnet),
+            public_ip=str(holder.public_ip),
+            config=self._config_raw,
+            saved_at=time.time(),
+            records=[SavedRecord.of(lease) for lease in list(self.roster.leases())],
+        )
+        try:
+            save_state(self._state_path, state)
+        except OSError as error:
+            self.problems.set(
+                "state",
+                f"cannot save to {self._state_path} ({error.strerror}): after a reboot "
+                "without etcd this host would not find its peers",
             )
-            try:
-                await asyncio.to_thread(save_state, self._state_path, state)
-            except OSError as error:
-                self.problems.set(
-                    "state",
-                    f"cannot save to {self._state_path} ({error.strerror}): after a reboot "
-                    "without etcd this host would not find its peers",
-                )
-            else:
-                self.problems.clear("state")
+        else:
+            self.problems.clear("state")
 
     async def _tick(self) -> None:
         while True:

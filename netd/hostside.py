@@ -1,6 +1,7 @@
 """What the host needs beside the overlay: docker0, the files for Docker, the sysctls.
 
-One loop: woken by a new subnet or MTU, by any link or address event, and every ten seconds.
+One loop: woken by a new subnet or MTU, by any change of links, addresses or forwarding, and
+every ten seconds.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 # linux/rtnetlink.h
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
+_RTNLGRP_IPV4_NETCONF = 1 << (24 - 1)
 
 UNIT_PATHS = (
     Path("/etc/systemd/system/docker.service"),
@@ -103,7 +105,7 @@ class HostSide:
         self._events = events = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
-        events.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR))
+        events.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTNLGRP_IPV4_NETCONF))
         asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
         await self.loop.run()
 

@@ -23,7 +23,7 @@ from hostkit.etcd.lease import LeaseGone, LeaseKeeper
 from hostkit.problems import Problems
 from netd.errors import LeaseError
 from netd.leases.allocate import Contested, Exhausted, Identity, Keep, Take, decide
-from netd.leases.model import Lease, NetworkConfig, render_lease
+from netd.leases.model import Lease, NetworkConfig, backend_type, render_lease
 from netd.leases.peers import Roster, interpret
 from netd.leases.store import LeaseStore
 
@@ -221,7 +221,7 @@ class LeaseHolder:
             return
         value = render_lease(self.public_ip, config.backend, self.vtep_mac)
         entry = self.roster.entries.get(self.store.key(subnet))
-        if self._is_current(entry):
+        if self._is_current(entry, config):
             self._settle(entry)
             return
         # The watch may lag behind our own writes: ask etcd itself before acting.
@@ -258,14 +258,16 @@ class LeaseHolder:
             or lease.vtep_mac in self._known_macs | {self.vtep_mac}
         )
 
-    def _is_current(self, entry: object) -> bool:
-        """Whether the watched record is exactly what we last wrote or adopted."""
+    def _is_current(self, entry: object, config: NetworkConfig) -> bool:
+        """Whether the watched record is what we would write, under the lease that we renew."""
         return (
             isinstance(entry, Lease)
             and self.lease is not None
             and entry.lease_id == self.lease.lease_id
             and entry.public_ip == self.public_ip
-            and entry.vtep_mac == self.lease.vtep_mac
+            and entry.backend_type == backend_type(config.backend)
+            and (entry.backend_type != "vxlan" or entry.vtep_mac == self.vtep_mac)
+            and entry.vni == getattr(config.backend, "vni", 0)
             and (entry.lease_id == 0 or self._keeper is not None)
         )
 

@@ -1,0 +1,341 @@
+"""Following a prefix without losing, repeating or reordering a change.
+
+Model: a ``Snapshot`` at revision R, then ``Changes`` with every event after R, in order. The
+cursor is the revision of the last event that the consumer has taken in full; a broken stream
+is opened again, at the next endpoint, from the cursor + 1.
+
+Invariants:
+
+* the cursor moves only by events. The header revision of a watch answer can be ahead of events
+  still to come while a watcher catches up, and so can a progress notice (etcd-io/etcd#15220);
+* before the first event of a new stream is passed on, the endpoint has confirmed that its
+  history contains our cursor: same cluster, and at the cursor's revision as many keys and the
+  same newest one. Otherwise etcd was rebuilt, and the truth is a new ``Snapshot``;
+* a compacted cursor also leads to a new ``Snapshot``: the consumer replaces all it knew;
+* nothing ends the iteration but closing or cancelling it.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import msgspec
+
+from hostkit.etcd import codec, transport
+from hostkit.etcd.codec import Event, KeyValue, RangeResult
+from hostkit.etcd.errors import (
+    EndpointFault,
+    EtcdApiError,
+    EtcdAuthError,
+    EtcdCompacted,
+    EtcdError,
+)
+from hostkit.etcd.gateway import EtcdClient
+from hostkit.reconcile import Backoff
+
+__all__ = [
+    "Changes",
+    "Cursor",
+    "Event",
+    "KeyValue",
+    "Lines",
+    "Snapshot",
+    "WatchListener",
+    "watch_prefix",
+]
+
+_LINE = codec.decoder(codec.WatchLine)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The full truth at ``revision``: it replaces everything known before."""
+
+    revision: int
+    kvs: tuple[KeyValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """All ``events`` after the previous item, in order, up to ``revision``."""
+
+    revision: int
+    events: tuple[Event, ...]
+
+
+class WatchListener(Protocol):
+    """Is told when the watch gets or loses its connection; once for each change of state."""
+
+    def connected(self, endpoint: str) -> None:
+        """Changes now come from *endpoint*."""
+        ...
+
+    def disconnected(self, error: EtcdError) -> None:
+        """Changes do not come, because of *error*; the watch goes on trying."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far the consumer is, and what a history that contains this point looks like.
+
+    ``newest`` is the one key changed last among the ``count`` keys; None when that is unknown,
+    or when one transaction changed several.
+    """
+
+    revision: int
+    cluster_id: int
+    count: int
+    newest: KeyValue | None
+
+    @classmethod
+    def at(cls, result: RangeResult) -> "Cursor":
+        """The cursor right after a full list."""
+        return cls(result.revision, result.cluster_id, len(result.kvs), _newest(result.kvs))
+
+    def after(self, changes: Changes) -> "Cursor":
+        """The cursor after *changes*."""
+        count = self.count
+        for event in changes.events:
+            if event.type == "delete":
+                count -= 1
+            else:
+                count += event.kv.create_revision == event.kv.mod_revision
+        last = [event for event in changes.events if event.kv.mod_revision == changes.revision]
+        # After a delete the newest remaining key is unknown: telling would cost a copy of all.
+        only_put = len(last) == 1 and last[0].type == "put"
+        return replace(
+            self,
+            revision=changes.revision,
+            count=count,
+            newest=last[0].kv if only_put else None,
+        )
+
+    def is_in(self, history: RangeResult) -> bool:
+        """Whether *history*, read at our revision with its newest key first, is ours."""
+        if history.cluster_id != self.cluster_id or history.count != self.count:
+            return False
+        return self.newest is None or history.kvs[:1] == (self.newest,)
+
+
+def _newest(kvs: Iterable[KeyValue]) -> KeyValue | None:
+    newest, shared = None, False
+    for kv in kvs:
+        if newest is None or kv.mod_revision > newest.mod_revision:
+            newest, shared = kv, False
+        elif kv.mod_revision == newest.mod_revision:
+            shared = True
+    return None if shared else newest
+
+
+class _RebuiltError(EtcdError):
+    """The endpoint's history is not the one we followed."""
+
+
+class Lines:
+    """Splits a stream of bytes into lines; keeps only the incomplete last one."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines completed by *chunk*."""
+        if b"\n" not in chunk:
+            self._rest += chunk
+            return []
+        *lines, rest = chunk.split(b"\n")
+        if self._rest:
+            lines[0] = bytes(self._rest) + lines[0]
+        self._rest = bytearray(rest)
+        return [line for line in lines if line]
+
+
+def watch_prefix(
+    client: EtcdClient,
+    prefix: str,
+    *,
+    probe_interval: float = 5.0,
+    probe_timeout: float = 2.0,
+    backoff: Backoff | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    listener: WatchListener | None = None,
+) -> AsyncGenerator[Snapshot | Changes, None]:
+    """Follow all keys that begin with *prefix*: a Snapshot, then Changes or further Snapshots.
+
+    A stream that was silent for *probe_interval* seconds is tested by a read from the same
+    endpoint and left when that takes longer than *probe_timeout* seconds. Outages never raise;
+    they are told to *listener*. Close the iterator (``contextlib.aclosing``) to drop the
+    connection at once.
+    """
+    return _Watch(
+        client,
+        prefix,
+        probe_interval=probe_interval,
+        probe_timeout=probe_timeout,
+        backoff=backoff or Backoff(first=0.05, most=2.0),
+        sleep=sleep,
+        listener=listener,
+    ).items()
+
+
+class _Watch:
+    def __init__(
+        self,
+        client: EtcdClient,
+        prefix: str,
+        *,
+        probe_interval: float,
+        probe_timeout: float,
+        backoff: Backoff,
+        sleep: Callable[[float], Awaitable[None]],
+        listener: WatchListener | None,
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._first, self._end = codec.prefix_range(prefix)
+        self._probe_interval = probe_interval
+        self._probe_timeout = probe_timeout
+        self._backoff = backoff
+        self._sleep = sleep
+        self._listener = listener
+        self._connected: bool | None = None
+        self._failures = 0
+
+    async def items(self) -> AsyncGenerator[Snapshot | Changes, None]:
+        cursor: Cursor | None = None
+        while True:
+            endpoint = ""
+            try:
+                if cursor is None:
+                    result = await self._client.range_prefix(self._prefix)
+                    yield Snapshot(result.revision, result.kvs)
+                    cursor = Cursor.at(result)
+                endpoint = self._client.endpoint
+                stream = await self._open(endpoint, cursor)
+                async with aclosing(self._changes(stream, cursor)) as received:
+                    async for changes in received:
+                        yield changes
+                        cursor = cursor.after(changes)
+            except (EtcdCompacted, _RebuiltError):
+                cursor = None
+                await self._pause()
+            except EtcdError as error:
+                if endpoint:
+                    self._client.failed(endpoint, error)
+                self._tell_disconnected(error)
+                await self._pause()
+
+    async def _open(self, endpoint: str, cursor: Cursor) -> transport.Stream:
+        request = {
+            "key": self._first,
+            "range_end": self._end,
+            "start_revision": str(cursor.revision + 1),
+            "progress_notify": True,
+        }
+        return await self._client.open_stream(
+            endpoint, "watch", {"create_request": request}, self._client.config.call_timeout
+        )
+
+    async def _changes(
+        self, stream: transport.Stream, cursor: Cursor
+    ) -> AsyncGenerator[Changes, None]:
+        """The events of one stream, once its history is confirmed; closes it in the end."""
+        lines = Lines()
+        confirmed = False
+        try:
+            while True:
+                for line in lines.feed(await self._read(stream)):
+                    reply = self._decode(stream.endpoint, line)
+                    if not confirmed:
+                        await self._confirm(stream.endpoint, cursor)
+                        confirmed = True
+                        self._tell_connected(stream.endpoint)
+                    if reply.events:
+                        events = tuple([codec.event(wire) for wire in reply.events])
+                        yield Changes(events[-1].kv.mod_revision, events)
+        finally:
+            stream.close()
+
+    async def _read(self, stream: transport.Stream) -> bytes:
+        """The next bytes of *stream*, for which its endpoint must stay able to answer."""
+        while True:
+            try:
+                async with asyncio.timeout(self._probe_interval):
+                    chunk = await stream.read()
+            except TimeoutError:
+                # A member that is stopped or cut off keeps its connections open and is silent.
+                await self._client.range_at(
+                    stream.endpoint, {"key": self._first, "count_only": True}, self._probe_timeout
+                )
+                continue
+            if not chunk:
+                raise EndpointFault(stream.endpoint, "watch ended", sent=True)
+            return chunk
+
+    def _decode(self, endpoint: str, line: bytes) -> codec.WatchReply:
+        try:
+            message = _LINE.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise EndpointFault(endpoint, f"no watch answer: {error}", sent=True) from error
+        if message.error is not None:
+            code = message.error.grpc_code or message.error.code
+            raise transport.api_error(endpoint, code, message.error.message)
+        reply = message.result
+        if reply is None:
+            raise EndpointFault(endpoint, "empty watch answer", sent=True)
+        if reply.compact_revision:
+            raise EtcdCompacted(reply.compact_revision)
+        if reply.canceled:
+            if "permission denied" in reply.cancel_reason or "auth" in reply.cancel_reason:
+                self._client.drop_token()
+                raise EtcdAuthError(transport.DENIED, reply.cancel_reason, endpoint)
+            raise EndpointFault(endpoint, f"watch canceled: {reply.cancel_reason}", sent=True)
+        return reply
+
+    async def _confirm(self, endpoint: str, cursor: Cursor) -> None:
+        """Raise _RebuiltError or EtcdCompacted unless *endpoint*'s history contains *cursor*."""
+        request = {
+            "key": self._first,
+            "range_end": self._end,
+            "revision": str(cursor.revision),
+            "limit": "1",
+            "sort_order": "DESCEND",
+            "sort_target": "MOD",
+        }
+        try:
+            history = await self._client.range_at(
+                endpoint, request, self._client.config.call_timeout
+            )
+        except EtcdApiError as error:
+            if "future revision" in error.message:
+                raise _RebuiltError(
+                    f"etcd {endpoint}: revision {cursor.revision} is yet to come"
+                ) from error
+            if "has been compacted" in error.message:
+                raise EtcdCompacted(cursor.revision + 1) from error
+            raise
+        if not cursor.is_in(history):
+            raise _RebuiltError(f"etcd {endpoint}: its history at {cursor.revision} is another one")
+
+    async def _pause(self) -> None:
+        """Wait before the next attempt: not at all until each endpoint has had one."""
+        self._failures += 1
+        beyond = self._failures - len(self._client.config.endpoints)
+        if beyond > 0:
+            await self._sleep(self._backoff.delay(beyond))
+
+    def _tell_connected(self, endpoint: str) -> None:
+        self._failures = 0
+        self._client.answered(endpoint)
+        if self._connected is not True:
+            self._connected = True
+            if self._listener is not None:
+                self._listener.connected(endpoint)
+
+    def _tell_disconnected(self, error: EtcdError) -> None:
+        if self._connected is not False:
+            self._connected = False
+            if self._listener is not None:
+                self._listener.disconnected(error)

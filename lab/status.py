@@ -1,0 +1,107 @@
+"""The state of a lab as found by looking, and as tables or JSON."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from lab import probe
+from lab.model import LabSpec, NodeSpec, ServiceState
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A node now. ``state``: dead, starting or ready; ``pid`` is the host's number, 0 when dead.
+
+    ``docker``: its daemon answers. ``netd_ready``: what /readyz said, None when nobody answered
+    on the control socket. ``netd``: netd's own /status document, None likewise.
+    """
+
+    name: str
+    address: str
+    state: str
+    pid: int = 0
+    subnet: str = ""
+    docker: bool = False
+    netd_ready: bool | None = None
+    netd: Any = None
+    services: tuple[ServiceState, ...] = ()
+
+
+class LabStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A lab now. ``state``: ready when every node is, dead when none lives, else degraded."""
+
+    name: str
+    state: str
+    underlay: str
+    overlay: str
+    etcd: str
+    fabric: NodeStatus
+    nodes: tuple[NodeStatus, ...]
+
+
+def node_state(
+    alive: bool, wanted: bool, services: tuple[ServiceState, ...], netd_ready: bool | None
+) -> str:
+    """dead, starting or ready. *wanted*: what else must answer does; netd may not deny."""
+    if not alive:
+        return "dead"
+    running = bool(services) and all(s.state == "ready" for s in services)
+    return "ready" if running and wanted and netd_ready is not False else "starting"
+
+
+def lab_state(fabric: NodeStatus, nodes: tuple[NodeStatus, ...]) -> str:
+    """The state of the whole from that of its parts."""
+    states = {node.state for node in (fabric, *nodes)}
+    return next(iter(states)) if states in ({"ready"}, {"dead"}) else "degraded"
+
+
+async def look_at_node(spec: LabSpec, node: NodeSpec) -> NodeStatus:
+    """What *node* is doing."""
+    ref = spec.processes.get(node.name)
+    if ref is None or not probe.alive(ref):
+        return NodeStatus(name=node.name, address=node.address, state="dead")
+    services = probe.services(ref)
+    if node.name == spec.fabric.name:
+        state = node_state(True, True, services, None)
+        return NodeStatus(
+            name=node.name, address=node.address, state=state, pid=ref.pid, services=services
+        )
+    docker, ready, reply = await asyncio.gather(
+        probe.docker_answers(ref),
+        probe.netd_ready(ref),
+        probe.get(ref, probe.NETD_SOCKET, "/status"),
+    )
+    return NodeStatus(
+        name=node.name,
+        address=node.address,
+        state=node_state(True, docker, services, ready),
+        pid=ref.pid,
+        subnet=probe.subnet(ref).get("FLANNEL_SUBNET", ""),
+        docker=docker,
+        netd_ready=ready,
+        netd=_document(reply),
+        services=services,
+    )
+
+
+def _document(reply: tuple[int, bytes] | None) -> Any:
+    if reply is None or reply[0] != 200:
+        return None
+    try:
+        return msgspec.json.decode(reply[1])
+    except msgspec.MsgspecError:
+        return None
+
+
+async def look(spec: LabSpec) -> LabStatus:
+    """What the lab is doing."""
+    fabric, *nodes = await asyncio.gather(*(look_at_node(spec, m) for m in spec.members))
+    return LabStatus(
+        name=spec.name,
+        state=lab_state(fabric, tuple(nodes)),
+        underlay=spec.underlay,
+        overlay=spec.overlay,
+        etcd=spec.etcd,
+        fabric=fabric,
+        nodes=tuple(nodes),
+    )

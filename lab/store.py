@@ -1,0 +1,184 @@
+"""Where labs are kept on the host, the state file, and the locks.
+
+/run/barenode/labs/LAB/lab.json   what was asked for (atomic rename)
+/run/barenode/locks/NAME          taken with flock while a command works on a lab
+/var/lib/barenode/labs/LAB/NODE   a node's disk
+/var/cache/barenode               images and packages, shared by all labs, kept by ``down``
+
+Invariant: a lock file that exists is locked or about to be: whoever releases it removes it, so
+the last ``down`` leaves nothing in /run or /var/lib.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lab.errors import BusyError, LabError, PrerequisiteError
+from lab.model import BootConfig, LabSpec
+from lab.syscalls import MNT_DETACH, unmount
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The directories of this machine that labs use."""
+
+    run: Path
+    data: Path
+    cache: Path
+
+    @classmethod
+    def standard(cls, environment: Mapping[str, str]) -> "Paths":
+        """The usual ones; BARENODE_DATA and BARENODE_CACHE move the latter two."""
+        return cls(
+            Path("/run/barenode"),
+            Path(environment.get("BARENODE_DATA") or "/var/lib/barenode").absolute(),
+            Path(environment.get("BARENODE_CACHE") or "/var/cache/barenode").absolute(),
+        )
+
+    def state(self, lab: str) -> Path:
+        """The state file of *lab*."""
+        return self.run / "labs" / lab / "lab.json"
+
+    def disk(self, lab: str, node: str) -> Path:
+        """The directory that holds what a node keeps over a reboot."""
+        return self.data / "labs" / lab / node
+
+
+def filesystem_type(mountinfo: str, path: str) -> str:
+    """The type of the file system that *path* (absolute, resolved) is on."""
+    best = ("", "")
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        mountpoint = left.split()[4]
+        inside = path == mountpoint or path.startswith(mountpoint.rstrip("/") + "/")
+        if inside and len(mountpoint) >= len(best[0]):
+            best = (mountpoint, right.split()[0])
+    return best[1]
+
+
+class Store:
+    """The files of all labs below *paths*."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+
+    def labs(self) -> set[str]:
+        """Labs that left a directory, whether or not they can be read."""
+        roots = (self.paths.run / "labs", self.paths.data / "labs")
+        return {d.name for root in roots if root.is_dir() for d in root.iterdir()}
+
+    def load(self, lab: str) -> LabSpec | None:
+        """The spec of *lab*, or None when there is none; raises LabError when it is damaged."""
+        path = self.paths.state(lab)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=LabSpec)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise LabError(
+                f"{path} is damaged ({error}); 'barenode lab down --name {lab}' removes the lab"
+            ) from error
+
+    def save(self, spec: LabSpec) -> None:
+        """Write the state file, in one step."""
+        path = self.paths.state(spec.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(spec)))
+        temporary.replace(path)
+
+    def save_boot(self, boot: BootConfig) -> Path:
+        """Write what a node's pid 1 reads; returns the file."""
+        disk = Path(boot.data)
+        disk.mkdir(parents=True, exist_ok=True)
+        path = self.paths.state(boot.lab).parent / f"{boot.node}.boot.json"
+        path.write_bytes(msgspec.json.encode(boot))
+        return path
+
+    def check_disk(self) -> None:
+        """Raise PrerequisiteError when nodes could not keep images in the data directory."""
+        self.paths.data.mkdir(parents=True, exist_ok=True)
+        mountinfo = Path("/proc/self/mountinfo").read_text()
+        kind = filesystem_type(mountinfo, str(self.paths.data.resolve()))
+        if kind in {"overlay", "tmpfs", "nfs", "nfs4"}:
+            raise PrerequisiteError(
+                f"{self.paths.data} is on {kind}, where Docker cannot stack its own overlayfs: "
+                "set BARENODE_DATA to a directory on ext4 or xfs"
+            )
+
+    def remove(self, lab: str) -> None:
+        """Remove the files of *lab*."""
+        for directory in (self.paths.data / "labs" / lab, self.paths.state(lab).parent):
+            _unmount_below(directory)
+            try:
+                shutil.rmtree(directory)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise LabError(f"cannot remove {directory}: {error}") from error
+
+    def tidy(self) -> None:
+        """Remove the directories above the labs if nothing is left in them."""
+        for directory in (
+            self.paths.data / "labs",
+            self.paths.data,
+            self.paths.run / "labs",
+            self.paths.run / "locks",
+            self.paths.run,
+        ):
+            with contextlib.suppress(OSError):  # not empty: another lab, or another command's lock
+                directory.rmdir()
+
+    @contextlib.contextmanager
+    def lock(self, name: str, *, wait: bool = False) -> Iterator[None]:
+        """Hold the lock *name*; raises BusyError when another command has it, unless *wait*."""
+        path = self.paths.run / "locks" / name
+        descriptor = _acquire(path, wait)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            self.tidy()
+
+
+def _acquire(path: Path, wait: bool) -> int:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:  # another command tidied the directory away in between
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                return descriptor
+        except BlockingIOError as error:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(descriptor)
+            raise BusyError(
+                f"another command (process {holder}) works on lab {path.name!r}: try again later"
+            ) from error
+        except FileNotFoundError:  # its holder has just released and removed it: make a new one
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _unmount_below(directory: Path) -> None:
+    # Nodes mount in namespaces of their own. Should a mount be found here all the same, removing
+    # the tree would remove what is mounted.
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for mountpoint in sorted(mounts, reverse=True):
+        if mountpoint.startswith(f"{directory}/"):
+            unmount(mountpoint, MNT_DETACH)

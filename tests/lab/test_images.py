@@ -1,0 +1,169 @@
+"""Image archives: what goes in, and that the same input makes the same image."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from hostkit.command import Completed
+from lab import debs, layers
+from lab.errors import LabError, UsageError
+from lab.images import RECIPES, ImageCache, assemble, cache_key, recipe
+from lab.layers import Entry, ImageConfig
+from tests.lab.fakes import FakeRunner
+
+CONFIG = ImageConfig("test/image:1", ("sh",), ports=("80/tcp",))
+
+
+def package(files: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    """A package's file system archive, with times and owners as a build leaves them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, data in files.items():
+            info = tarfile.TarInfo(f"./{path}")
+            info.size, info.mtime, info.uname, info.mode = len(data), 1234567, "builder", 0o755
+            tar.addfile(info, io.BytesIO(data))
+        for path, target in (links or {}).items():
+            info = tarfile.TarInfo(f"./{path}")
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            tar.addfile(info)
+    return buffer.getvalue()
+
+
+def unpack(archive: bytes) -> dict[str, bytes]:
+    """The files of a tar archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        files = ((m, tar.extractfile(m)) for m in tar if m.isreg())
+        return {m.name: f.read() for m, f in files if f is not None}
+
+
+def test_the_same_tree_makes_the_same_archive_in_any_order() -> None:
+    """So the image id is the same on every machine, every time."""
+    tree = {"a": layers.text("1"), "b/c": layers.text("2"), "d": layers.symlink("a")}
+    turned = dict(reversed(tree.items()))
+    one = layers.image_archive(tree, CONFIG, "amd64")
+    assert one == layers.image_archive(turned, CONFIG, "amd64")
+    assert one != layers.image_archive(tree | {"a": layers.text("3")}, CONFIG, "amd64")
+
+
+def test_the_archive_is_what_docker_load_reads() -> None:
+    """manifest.json names configuration and layer; every digest is that of its file."""
+    files = unpack(layers.image_archive({"etc/motd": layers.text("hi")}, CONFIG, "arm64"))
+    (manifest,) = json.loads(files["manifest.json"])
+    config = files[manifest["Config"]]
+    layer = files[manifest["Layers"][0]]
+    assert manifest["RepoTags"] == ["test/image:1"]
+    assert manifest["Config"] == hashlib.sha256(config).hexdigest() + ".json"
+    document = json.loads(config)
+    assert document["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(layer).hexdigest()]
+    assert document["architecture"] == "arm64"
+    assert document["config"]["Cmd"] == ["sh"]
+    assert document["config"]["ExposedPorts"] == {"80/tcp": {}}
+    with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
+        assert [m.name for m in tar] == ["etc", "etc/motd"]
+        assert {m.mtime for m in tar} == {0}
+
+
+def test_files_of_packages_land_in_usr() -> None:
+    """Debian 12 merges /bin, /sbin and /lib into /usr; a package may still ship /bin/x."""
+    tree = layers.read_package(
+        package({"bin/sh": b"x", "usr/lib/y": b"y", "usr/share/doc/z": b"z"}, {"lib/l": "y"}),
+        ["usr/share/doc"],
+    )
+    assert tree["usr/bin/sh"] == Entry(0o755, b"x")
+    assert tree["usr/lib/y"].data == b"y"
+    assert tree["usr/lib/l"].link == "y"
+    assert not any(path.startswith("usr/share") for path in tree)
+
+
+def test_an_applet_never_hides_a_program() -> None:
+    """busybox fills in only what the packages lack, and the recipe's own files win."""
+    archive = assemble(
+        RECIPES["nginx"],
+        [package({"usr/sbin/nginx": b"server", "etc/nginx/nginx.conf": b"theirs"})],
+        ["nginx", "wget"],
+        "amd64",
+    )
+    files = unpack(archive)
+    (manifest,) = json.loads(files["manifest.json"])
+    with tarfile.open(fileobj=io.BytesIO(files[manifest["Layers"][0]])) as tar:
+        members = {m.name: m for m in tar}
+        conf = tar.extractfile("etc/nginx/nginx.conf")
+        assert conf is not None
+        assert b"listen 80" in conf.read()
+    assert "usr/bin/nginx" not in members
+    assert members["usr/bin/wget"].linkname == "busybox"
+    assert members["bin"].linkname == "usr/bin"
+
+
+def test_the_cache_key_changes_with_a_package_and_not_with_their_order() -> None:
+    """A security update makes a new image; a second demo does not."""
+    a, b = debs.Package("a_1_amd64.deb", "SHA256:1"), debs.Package("b_1_amd64.deb", "SHA256:2")
+    made = RECIPES["nginx"]
+    assert cache_key(made, [a, b]) == cache_key(made, [b, a])
+    assert cache_key(made, [a, b]) != cache_key(made, [a, debs.Package(b.file, "SHA256:3")])
+    assert cache_key(made, [a]) != cache_key(RECIPES["busybox"], [a])
+
+
+def test_an_unknown_image_is_refused_with_the_nearest() -> None:
+    """Nothing is built."""
+    with pytest.raises(UsageError, match="did you mean 'nginx'"):
+        recipe("ngnix")
+
+
+def test_apt_s_answers_are_read() -> None:
+    """Only libraries are followed; alternatives and virtual packages are understood."""
+    depends = (
+        "nginx\n  Depends: libc6\n |Depends: libssl3\n  PreDepends: zlib1g\n"
+        "  Depends: iproute2\n  Depends: <libvirtual>\n  Recommends: libfoo\n  Breaks: libbar\n"
+    )
+    assert debs.parse_depends(depends) == {"libc6", "libssl3", "zlib1g"}
+    uris = "'http://d/z_1%3a2-3_amd64.deb' zlib1g_1%3a2-3_amd64.deb 86684 SHA256:d7dd\nnoise\n"
+    assert debs.parse_uris(uris) == [debs.Package("zlib1g_1%3a2-3_amd64.deb", "SHA256:d7dd")]
+
+
+class FakeApt(FakeRunner):
+    """apt with three packages and lists that must be refreshed first."""
+
+    def __init__(self, fresh: bool) -> None:
+        super().__init__()
+        self.depends = {"prog": "libone", "libone": "libtwo", "libtwo": "libone"}
+        self.fresh = fresh
+
+    def answer(self, argv: list[str], stdin: str | None) -> Completed:
+        """What apt would say."""
+        if argv[:2] == ["apt-get", "update"]:
+            self.fresh = True
+            return self.ok(argv)
+        if not self.fresh:
+            return self.fails(argv, "E: No packages found")
+        if argv[0] == "apt-cache":
+            lines = [f"{n}\n  Depends: {self.depends[n]}" for n in argv[2:]]
+            return self.ok(argv, "\n".join(lines))
+        found = [f"'http://x/{n}' {n}_1_all.deb 1 SHA256:aa" for n in argv[3:]]
+        return self.ok(argv, "\n".join(found))
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_the_closure_of_libraries_is_resolved(tmp_path: Path, fresh: bool) -> None:
+    """Circles end, and missing lists are fetched once."""
+    apt = debs.Apt(FakeApt(fresh), tmp_path)
+    found = await apt.resolve(["prog"], ["conf"])
+    names = [p.file.partition("_")[0] for p in found]
+    assert names == ["conf", "libone", "libtwo", "prog"]
+
+
+async def test_an_apt_that_fails_is_reported_with_its_words(tmp_path: Path) -> None:
+    """No half-made image is left behind."""
+
+    class Broken(FakeRunner):
+        def answer(self, argv: list[str], stdin: str | None) -> Completed:
+            return self.fails(argv, "E: cannot resolve deb.debian.org")
+
+    with pytest.raises(LabError, match=r"cannot resolve deb\.debian\.org"):
+        await ImageCache(Broken(), tmp_path / "cache").build("busybox")
+    made = (tmp_path / "cache").exists()
+    assert not made

@@ -1,0 +1,1 @@
+"""Real helpers that several test tiers use."""
