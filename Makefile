@@ -23,7 +23,8 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check --no-input setuptools wheel 2>&1 | { grep -v -e WARNING -e notice || true; }
 	@set -o pipefail; $(BIN)/pip install -q --disable-pip-version-check --no-input --require-hashes --use-pep517 -r requirements.lock 2>&1 \
 		| { grep -v -e 'WARNING: Location' || true; }
-	@$(BIN)/pip install -q --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-check --no-input --no-deps --no-build-isolation -e . \
+		> $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 
 demo: venv ## two hosts, a container on each, each fetches the other's page

@@ -35,13 +35,13 @@ _DEL = (nl.RTM_DELROUTE, nl.RTM_DELNEIGH)
 def made_in(namespace: Path, make: Callable[[], T]) -> T:
     """What *make* returns when called inside *namespace*; sockets made there stay there."""
     made: list[T] = []
-    failed: list[OSError] = []
+    failed: list[OSError | BenchError] = []
 
     def work() -> None:
         try:
             enter(namespace)
             made.append(make())
-        except OSError as error:
+        except (OSError, BenchError) as error:
             failed.append(error)
 
     thread = threading.Thread(target=work)
@@ -54,12 +54,15 @@ def made_in(namespace: Path, make: Callable[[], T]) -> T:
     return made[0]
 
 
-def entry_of(value: nl.Value | None) -> Entry | None:
-    """The entry that a message is about; None when it is none of an overlay's."""
+def entry_of(message: nl.Message) -> Entry | None:
+    """The entry that *message* is about; None when it is none of an overlay's."""
+    value = message.value
     if isinstance(value, nl.Route):
         return ("route", value.dst) if value.gateway and value.prefixlen else None
     if isinstance(value, nl.Neighbour):
-        return ("neighbour", value.ip) if value.state & nl.NUD_PERMANENT else None
+        # A neighbour is no longer permanent when its removal is told.
+        ours = value.state & nl.NUD_PERMANENT or message.type == nl.RTM_DELNEIGH
+        return ("neighbour", value.ip) if ours else None
     if isinstance(value, nl.FdbEntry):
         return ("fdb", value.mac) if value.dst else None
     return None
@@ -108,7 +111,7 @@ class Recorder:
         self._decoded = len(self._raw)
         for at, data in pending:
             for message in nl.decode(data):
-                entry = entry_of(message.value)
+                entry = entry_of(message)
                 if entry is not None:
                     yield at, message.type in _NEW, entry
 
@@ -126,7 +129,8 @@ class Recorder:
         *alive* is called now and then and raises when waiting is pointless. Raises BenchError
         after *deadline* seconds.
         """
-        missing = set(wanted)
+        asked = frozenset(wanted)
+        missing = set(asked)
         end = time.monotonic() + deadline
         at_least = len(missing)
         came = 0
@@ -138,7 +142,7 @@ class Recorder:
                     if present and entry in missing:
                         missing.discard(entry)
                         last = at
-                    elif not present:
+                    elif not present and entry in asked:
                         raise BenchError(f"{entry[0]} {entry[1].hex()} was removed meanwhile")
                 at_least = came + len(missing)
             if missing:

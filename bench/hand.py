@@ -58,13 +58,19 @@ class HandMade:
         return time.monotonic() - begin
 
     def add_one(self, peer: Peer) -> None:
-        """Add one by three commands, as one would type them."""
-        self.host.run(f"ip {self._neighbour(peer)}")
-        self.host.run(f"bridge {self._fdb(peer)}")
-        self.host.run(f"ip {self._route(peer)}")
+        """Add one by three commands, as one would type them; call it inside the host."""
+        _execute(f"ip {self._neighbour(peer)}")
+        _execute(f"bridge {self._fdb(peer)}")
+        _execute(f"ip {self._route(peer)}")
 
     def remove_one(self, peer: Peer) -> None:
-        """Remove one by three commands."""
-        self.host.run(f"ip route del {peer.subnet} dev {self.name}")
-        self.host.run(f"bridge fdb del {peer.mac} dev {self.name} dst {peer.public_ip} self")
-        self.host.run(f"ip neigh del {peer.base} dev {self.name}")
+        """Remove one by three commands; call it inside the host."""
+        _execute(f"ip route del {peer.subnet} dev {self.name}")
+        _execute(f"bridge fdb del {peer.mac} dev {self.name} dst {peer.public_ip} self")
+        _execute(f"ip neigh del {peer.base} dev {self.name}")
+
+
+def _execute(command: str) -> None:
+    done = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchError(f"{command}: {done.stderr.strip()}")

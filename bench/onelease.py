@@ -133,17 +133,22 @@ def _by_hand(
     world: World, others: list[Peer], news: list[Peer]
 ) -> tuple[list[float], list[float]]:
     """Milliseconds of each add and each remove by three commands."""
-    added, removed = [], []
     with world.host() as host:
         made = HandMade(host.space, "hand.1", 1, host.address)
         made.add_all(others)
-        for one in itertools.islice(itertools.cycle(news), _BY_HAND):
-            begin = time.monotonic()
-            made.add_one(one)
-            middle = time.monotonic()
-            made.remove_one(one)
-            added.append((middle - begin) * 1e3)
-            removed.append((time.monotonic() - middle) * 1e3)
+        # From inside, so that the baseline does not pay for entering the namespace.
+        return made_in(host.space.path, lambda: _type(made, news))
+
+
+def _type(made: HandMade, news: list[Peer]) -> tuple[list[float], list[float]]:
+    added, removed = [], []
+    for one in itertools.islice(itertools.cycle(news), _BY_HAND):
+        begin = time.monotonic()
+        made.add_one(one)
+        middle = time.monotonic()
+        made.remove_one(one)
+        added.append((middle - begin) * 1e3)
+        removed.append((time.monotonic() - middle) * 1e3)
     return added, removed
 
 

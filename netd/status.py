@@ -1,5 +1,6 @@
 """What netd says of itself: the status document, its metrics and how a person reads them."""
 
+import os
 import time
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ def collect(app: "NetdApp") -> dict[str, Any]:
     """The status document; times are Unix seconds, absent things null."""
     return {
         "version": app.version,
+        "pid": os.getpid(),
         "started": app.started,
         "lease": _lease(app),
         "etcd": {

@@ -81,13 +81,15 @@ class EtcdTlsError(EtcdError):
 class EndpointFault(EtcdError):  # noqa: N818 - one endpoint's fault, not yet an error for the caller
     """One endpoint failed in a way that another endpoint may not.
 
-    ``sent`` tells that the request may have reached the server before it failed.
+    ``sent`` tells that the request may have reached the server before it failed;
+    ``suspect_tls`` that certificates are to blame if the fault lasts.
     """
 
-    def __init__(self, endpoint: str, cause: str, *, sent: bool) -> None:
+    def __init__(self, endpoint: str, cause: str, *, sent: bool, suspect_tls: bool = False) -> None:
         self.endpoint = endpoint
         self.cause = cause
         self.sent = sent
+        self.suspect_tls = suspect_tls
         super().__init__(f"etcd {endpoint}: {cause}")
 
 

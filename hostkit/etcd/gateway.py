@@ -306,9 +306,7 @@ class EtcdClient:
                 _raise_if_hopeless(causes)
                 delay = self._backoff.delay(rounds)
             if self._clock() + delay >= deadline:
-                raise EtcdUnavailable(
-                    {name: getattr(fault, "cause", str(fault)) for name, fault in causes.items()}
-                ) from causes[endpoint]
+                raise _given_up(causes) from causes[endpoint]
             if delay:
                 await self._sleep(delay)
 
@@ -369,3 +367,13 @@ def _raise_if_hopeless(causes: Mapping[str, EtcdError]) -> None:
     faults = list(causes.values())
     if all(isinstance(fault, EtcdTlsError | EtcdVersionError) for fault in faults):
         raise faults[0]
+
+
+def _given_up(causes: Mapping[str, EtcdError]) -> EtcdError:
+    """The error for a call that no endpoint answered until its total deadline."""
+    faults = [fault for fault in causes.values() if isinstance(fault, EndpointFault)]
+    if len(faults) == len(causes) and all(fault.suspect_tls for fault in faults):
+        return EtcdTlsError(faults[0].endpoint, faults[0].cause)
+    return EtcdUnavailable(
+        {name: getattr(fault, "cause", str(fault)) for name, fault in causes.items()}
+    )

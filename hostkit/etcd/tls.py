@@ -21,6 +21,12 @@ _REFUSED = {
     "RECORD_LAYER_FAILURE": "it does not speak TLS on this port: use http:// or another port",
 }
 
+# The gateway inside etcd logs in to its own server with the server's certificate.
+NO_CLIENT_USAGE = (
+    "its gateway cannot connect to its own server: the server certificate needs the extended "
+    "key usage clientAuth beside serverAuth"
+)
+
 
 def make_context(config: EtcdConfig) -> ssl.SSLContext:
     """The client context for *config*, server name check on.
@@ -49,17 +55,11 @@ def make_context(config: EtcdConfig) -> ssl.SSLContext:
 
 def explain(error: BaseException, config: EtcdConfig) -> str:
     """What the TLS failure behind *error* means; "" when there is none."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        for found in (cause, *cause.args):
-            if isinstance(found, ssl.SSLCertVerificationError):
-                return _explain_verification(found, config)
-            if isinstance(found, ssl.SSLError):
-                return _explain_alert(found)
-        cause = cause.__cause__ or cause.__context__
-    return ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _explain_verification(error, config)
+    if isinstance(error, ssl.SSLError):
+        return _explain_alert(error)
+    return explain(error.__cause__, config) if error.__cause__ is not None else ""
 
 
 def _explain_verification(error: ssl.SSLCertVerificationError, config: EtcdConfig) -> str:
@@ -94,8 +94,5 @@ def explain_refusal(message: str) -> str:
             "a common name: use a client certificate without CN"
         )
     if "authentication handshake failed" in message or "tls: " in message:
-        return (
-            "its gateway cannot connect to its own server: the server certificate needs the "
-            f"extended key usage clientAuth beside serverAuth ({message})"
-        )
+        return f"{NO_CLIENT_USAGE} ({message})"
     return ""

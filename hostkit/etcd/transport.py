@@ -156,7 +156,11 @@ def _keep_alive(response: aiohttp.ClientResponse) -> None:
 
 def _fault(endpoint: str, error: Exception, config: EtcdConfig) -> EtcdError:
     """Our error for a failed connection or exchange."""
-    meaning = tls.explain(error, config)
+    # aiohttp's own classes inherit from ssl's but lack their fields; the cause has them.
+    wrapped = isinstance(
+        error, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError
+    )
+    meaning = tls.explain((wrapped and error.__cause__) or error, config)
     if meaning:
         return EtcdTlsError(endpoint, meaning)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -200,6 +204,10 @@ def api_error(endpoint: str, code: int, message: str, status: int = 0) -> EtcdEr
         hint = " (it wants username and password)" if "user name is empty" in message else ""
         return EtcdAuthError(code, message + hint, endpoint)
     not_proposed = any(text in message for text in _NOT_PROPOSED)
+    # Also what a gateway says for a moment while its etcd ends, so it is no proof.
+    if message == "connection closed" and endpoint.startswith("https:"):
+        cause = f"{message}; if this lasts, {tls.NO_CLIENT_USAGE}"
+        return EndpointFault(endpoint, cause, sent=True, suspect_tls=True)
     if code in {CANCELLED, DEADLINE, UNAVAILABLE} or not_proposed:
         return EndpointFault(endpoint, message, sent=not not_proposed)
     return EtcdApiError(code, message, endpoint)

@@ -19,19 +19,20 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from types import MappingProxyType
 
 from hostkit.reconcile import Backoff, Reconciler
 from netd.netlink import messages as nl
 from netd.netlink import requests as rq
 from netd.netlink.socket import Monitor, NetlinkError, NetlinkSocket
-from netd.overlay.entries import GONE, Entries
-from netd.overlay.intent import Intent, Underlay, peer_changes
+from netd.overlay.cleanup import take_down
+from netd.overlay.entries import Entries
+from netd.overlay.intent import Intent, peer_changes
 from netd.overlay.links import LinkWriter, OverlayError, PyrouteLinks
 from netd.overlay.mirror import Mirror
-from netd.overlay.model import ROUTE_PROTOCOL, LocalNode, Peer, VxlanOptions
-from netd.overlay.plan import LinkWish, overlay_mtu, plan_link, wish_link
+from netd.overlay.model import ROUTE_PROTOCOL, LocalNode, Peer
+from netd.overlay.plan import LinkWish, ground_problems, overlay_mtu, plan_link, wish_link
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +303,7 @@ class Overlay:
         mirror = self._mirror
         mirror.watch(local.network)
         facts = mirror.facts(local.interface)
-        self._ground_problems = _ground_problems(local, facts, mirror)
+        self._ground_problems = ground_problems(local, facts, mirror)
         for name in sorted(self._retired):
             link = mirror.by_name(name)
             if link is not None and link.kind == "vxlan":
@@ -387,42 +388,7 @@ class Overlay:
         """
         socket = self._started()[0]
         local, self._local = self._local, None
-        network = network or (local.network if local else None)
-        device = device or (local.device if local else "")
+        if local is not None:
+            network, device = network or local.network, device or local.device
         async with self._pass_lock:
-            for value in await socket.dump(rq.dump_links()):
-                if isinstance(value, nl.Link) and value.name == device and value.kind == "vxlan":
-                    await self._links.delete(value.ifindex)
-            routes = [
-                value
-                for value in await socket.dump(rq.dump_routes(), absent=(errno.ENOENT,))
-                if isinstance(value, nl.Route)
-                and value.protocol == ROUTE_PROTOCOL
-                and (network is None or _inside(value, network))
-            ]
-            results = await socket.batch([rq.del_route(route) for route in routes])
-        for route, failure in zip(routes, results, strict=True):
-            if failure is not None and failure.errno not in GONE:
-                where = f"{IPv4Address(route.dst)}/{route.prefixlen}"
-                raise OverlayError(f"route {where} stays: {failure.text or failure.errno}")
-
-
-def _inside(route: nl.Route, network: IPv4Network) -> bool:
-    return IPv4Network((route.dst, route.prefixlen)).subnet_of(network)
-
-
-def _ground_problems(local: LocalNode, facts: Underlay | None, mirror: Mirror) -> tuple[str, ...]:
-    name = local.interface
-    if facts is None:
-        return (f"interface {name} is missing",)
-    link = mirror.links[facts.index]
-    if not link.up:
-        return (f"interface {name} is down",)
-    if not link.carrier:
-        return (f"interface {name} has no carrier",)
-    source = local.local_ip or local.public_ip
-    if isinstance(local.backend, VxlanOptions) and all(
-        a.ip != source.packed for a in mirror.addresses.get(facts.index, ())
-    ):
-        return (f"{source} is no address of interface {name}",)
-    return ()
+            await take_down(socket, self._links, network, device)

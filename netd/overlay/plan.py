@@ -276,3 +276,21 @@ def _same_tunnel(wish: LinkWish, link: nl.Link) -> bool:
         vxlan.gbp,
         vxlan.group,
     ) == (wish.vni, wish.local.packed, wish.lower, wish.port, wish.gbp, False)
+
+
+def ground_problems(local: LocalNode, facts: Underlay | None, mirror: Mirror) -> tuple[str, ...]:
+    """What is wrong with the interface under the overlay, in words."""
+    name = local.interface
+    if facts is None:
+        return (f"interface {name} is missing",)
+    link = mirror.links[facts.index]
+    if not link.up:
+        return (f"interface {name} is down",)
+    if not link.carrier:
+        return (f"interface {name} has no carrier",)
+    source = local.local_ip or local.public_ip
+    if isinstance(local.backend, VxlanOptions) and all(
+        a.ip != source.packed for a in mirror.addresses.get(facts.index, ())
+    ):
+        return (f"{source} is no address of interface {name}",)
+    return ()

@@ -242,19 +242,7 @@ class FakeKernel:
 
     def _change_route(self, message: nl.Message, route: nl.Route) -> int:
         if message.type == nl.RTM_DELROUTE:
-            found = [
-                r
-                for r in self.routes
-                if (r.dst, r.prefixlen, r.oif, r.gateway, r.protocol, r.priority)
-                == (
-                    route.dst,
-                    route.prefixlen,
-                    route.oif,
-                    route.gateway,
-                    route.protocol,
-                    r.priority,
-                )
-            ]
+            found = [r for r in self.routes if _names(route, r)]
             if not found:
                 return errno.ESRCH
             self.routes.remove(found[0])
@@ -277,6 +265,11 @@ class FakeKernel:
             self.routes.append(route)
         self._announce(nl.RTM_NEWROUTE, route, message.flags if rival else 0)
         return 0
+
+
+def _names(asked: nl.Route, route: nl.Route) -> bool:
+    """Whether a deletion of *asked* means *route*; flags do not matter."""
+    return asked._replace(flags=0, table=route.table) == route._replace(flags=0)
 
 
 class _Asker:

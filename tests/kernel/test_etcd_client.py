@@ -380,7 +380,7 @@ async def test_a_server_certificate_without_client_usage_is_explained(
     files = {"cafile": str(authority.cert), "certfile": str(good.cert), "keyfile": str(good.key)}
     async with (
         secured(tmp_path, authority, usage="serverAuth") as cluster,
-        client_of(cluster, **files) as client,
+        client_of(cluster, total_timeout=2.0, **files) as client,
     ):
         with pytest.raises(EtcdTlsError, match="clientAuth"):
             await client.get("/a")
