@@ -1,6 +1,12 @@
-"""``python -m bench``: measure, print, clean up."""
+"""``python -m bench``: measure, print, clean up.
+
+An interrupt ends the measurement at once; further ones are ignored while what was made is
+removed.
+"""
 
 import argparse
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -8,17 +14,133 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench import startup
+from bench import datapath, memory, onelease, startup
 from bench.result import BenchError, Result, show
 from bench.world import World, sweep, world
 
-EXIT_OK, EXIT_MISSED, EXIT_FAILED = 0, 1, 2
+EXIT_OK, EXIT_MISSED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+TOOLS = ("ip", "bridge", "ss", "nsenter", "setpriv", "etcd", "etcdctl", "iperf3", "ping")
+
+Measure = Callable[[World, argparse.Namespace], Iterator[Result]]
+
+MEASURES: dict[str, Measure] = {
+    "startup": lambda made, ask: startup.measure(made, ask.leases, ask.rounds),
+    "onelease": lambda made, ask: onelease.measure(made, ask.peers, ask.count),
+    "memory": lambda made, ask: memory.measure(
+        made, sorted({*ask.sizes, ask.peers}), ask.idle, ask.peers
+    ),
+    "datapath": lambda made, ask: datapath.measure(made, ask.streams, ask.seconds),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    with world() as made:
-        results = list(startup.measure(made, [100,1000], 2))
-    show(results, Console(width=180))
-    return 0
+    """Run the command; returns the exit status."""
+    ask = _parser().parse_args(argv)
+    wrong = _unfit()
+    if wrong:
+        _say(wrong)
+        return EXIT_FAILED
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    results: list[Result] = []
+    try:
+        failed = _measure_all(ask, results)
+    except KeyboardInterrupt:
+        _say("interrupted, everything was removed")
+        return EXIT_INTERRUPTED
+    finally:
+        sweep()
+    if not ask.json:
+        # A pipe has no width; cutting the table there would lose the notes.
+        show(results, Console() if sys.stdout.isatty() else Console(width=200))
+    if failed:
+        return EXIT_FAILED
+    missed = sum(result.met is False for result in results)
+    if missed:
+        _say(f"{missed} aim{'s' if missed > 1 else ''} missed")
+    return EXIT_MISSED if missed and ask.strict else EXIT_OK
 
-sys.exit(main())
+
+def _measure_all(ask: argparse.Namespace, results: list[Result]) -> bool:
+    """Fill *results*; returns whether something could not be measured."""
+    failed = False
+    for name in ask.names or MEASURES:
+        _say(f"measuring {name} ...")
+        try:
+            with world() as made:
+                for result in MEASURES[name](made, ask):
+                    results.append(result)
+                    if ask.json:
+                        print(result.as_json(), flush=True)
+        # The helpers from tests/ fail by AssertionError.
+        except (BenchError, AssertionError) as error:
+            _say(f"{name}: {error}")
+            failed = True
+    return failed
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _unfit() -> str:
+    """Why nothing can be measured here; empty when it can."""
+    if os.geteuid() != 0:
+        return "needs root: it makes network namespaces"
+    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    return f"not installed: {', '.join(missing)}; 'make setup' installs it" if missing else ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure netd against a baseline in the same run.",
+        epilog="exit status: 0 measured, 1 an aim missed (with --strict), 2 not measured",
+    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="name", type=_name, help=", ".join(MEASURES))
+    add("--leases", type=_numbers(7000), default=[1000, 3000], help="startup: lease records")
+    add("--rounds", type=_number(50), default=3, help="startup: repetitions")
+    add("--count", type=_number(5000), default=300, help="onelease: adds, and removes")
+    add("--peers", type=_number(7000), default=1000, help="onelease, idle CPU: peers present")
+    add("--sizes", type=_numbers(7000), default=[1, 1000, 3000], help="memory: peers present")
+    add("--idle", type=_number(600), default=60, help="memory: seconds without any change")
+    add("--streams", type=_number(50), default=6, help="datapath: streams each way")
+    add("--seconds", type=_number(60), default=3, help="datapath: length of a stream")
+    add("--json", action="store_true", help="one JSON object a line")
+    add("--strict", action="store_true", help="exit with 1 when an aim is missed")
+    return parser
+
+
+def _name(text: str) -> str:
+    if text not in MEASURES:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(MEASURES)}")
+    return text
+
+
+def _number(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is no number from 1 to {most}")
+        return int(text)
+
+    return number
+
+
+def _numbers(most: int) -> Callable[[str], list[int]]:
+    def numbers(text: str) -> list[int]:
+        found = [_number(most)(part) for part in text.split(",")]
+        return sorted(set(found))
+
+    return numbers
+
+
+def _say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,7 +9,7 @@ import http.client
 import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from bench.events import Recorder, made_in
 from bench.hand import HandMade
@@ -80,7 +80,8 @@ def measure(world: World, present: int, count: int) -> Iterator[Result]:
         daemon.wait_entries(recorder, entries(others), _DEADLINE)
         daemon.wait_ready()
         recorder.forget()
-        added, removed, written = _churn(world, prefix, daemon, recorder, news, count)
+        turns = itertools.islice(itertools.cycle(news), count)
+        added, removed, written = _churn(world, prefix, daemon, recorder, turns)
     for name, samples, baseline in (
         ("add", Samples.of(added), Samples.of(by_hand[0])),
         ("remove", Samples.of(removed), Samples.of(by_hand[1])),
@@ -96,18 +97,20 @@ def measure(world: World, present: int, count: int) -> Iterator[Result]:
             f"{label}, p99", samples.quantile(0.99), "ms", p99, BASELINE, P99_AIM, note=note
         )
     etcd = Samples.of(written)
-    yield Result("one lease, of which etcd's answer, median", etcd.median, "ms", note=etcd.spread(1))
+    yield Result(
+        "one lease, of which etcd's answer, median", etcd.median, "ms", note=etcd.spread(1)
+    )
 
 
 def _churn(
-    world: World, prefix: str, daemon: Daemon, recorder: Recorder, news: list[Peer], count: int
+    world: World, prefix: str, daemon: Daemon, recorder: Recorder, news: Iterable[Peer]
 ) -> tuple[list[float], list[float], list[float]]:
     """Milliseconds of each add, each remove, and each of etcd's answers to an add."""
     added, removed, written = [], [], []
     writer = Writer(world)
     try:
         lease = writer.grant()
-        for one in itertools.islice(itertools.cycle(news), count):
+        for one in news:
             key = _text(f"{prefix}/subnets/{one.key}")
             put = {"key": key, "value": _text(one.value), "lease": lease}
             begin = time.monotonic()
@@ -129,9 +132,7 @@ def _churn(
     return added, removed, written
 
 
-def _by_hand(
-    world: World, others: list[Peer], news: list[Peer]
-) -> tuple[list[float], list[float]]:
+def _by_hand(world: World, others: list[Peer], news: list[Peer]) -> tuple[list[float], list[float]]:
     """Milliseconds of each add and each remove by three commands."""
     with world.host() as host:
         made = HandMade(host.space, "hand.1", 1, host.address)

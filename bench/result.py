@@ -130,7 +130,9 @@ def show(results: Sequence[Result], console: Console) -> None:
             baseline,
             "-" if result.ratio is None else f"{result.ratio:.2f}",
             f"[{colour}]{aim}[/]" if colour else aim,
-            "; ".join(filter(None, (result.against and f"baseline: {result.against}", result.note))),
+            "; ".join(
+                filter(None, (result.against and f"baseline: {result.against}", result.note))
+            ),
         )
     console.print(table)
 

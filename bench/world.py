@@ -9,14 +9,14 @@ import contextlib
 import itertools
 import json
 import os
-import select
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,45 @@ ETCD_PORT = 2379
 _PARALLEL = 32
 
 
+class Notices:
+    """The socket at *path* to which a service says READY=1.
+
+    A thread empties it: the kernel keeps no more than ten messages for a slow reader, and netd
+    does not wait for one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.settimeout(0.2)
+        self._ready = threading.Event()
+        self._ready_at = 0.0
+        self._closing = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._closing and not self._ready.is_set():
+            try:
+                message = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            if b"READY=1" in message.splitlines():
+                self._ready_at = time.monotonic()
+                self._ready.set()
+
+    def wait_ready(self, timeout: float) -> float:
+        """When READY=1 came, on the monotonic clock; 0 if it did not within *timeout* seconds."""
+        return self._ready_at if self._ready.wait(timeout) else 0.0
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing = True
+        self._thread.join()
+        self._socket.close()
+
+
 class Daemon:
     """``netd run`` in *namespace*; all its files are below *directory*.
 
@@ -46,7 +85,7 @@ class Daemon:
         self._endpoint = endpoint
         self._prefix = prefix
         self._process: subprocess.Popen[str] | None = None
-        self._notices: socket.socket | None = None
+        self._notices: Notices | None = None
         self.started = 0.0
         directory.mkdir(parents=True)
 
@@ -59,8 +98,8 @@ class Daemon:
 
     def start(self) -> None:
         """Start it; does not wait."""
-        self._listen()
         folder = self.directory
+        self._notices = Notices(folder / "notify")
         netd = Path(sys.executable).with_name("netd")
         argv = [
             # The bench may be killed; what it started must not stay.
@@ -79,26 +118,25 @@ class Daemon:
             self.started = time.monotonic()
             self._process = self.ns.start(argv, stdout=log, stderr=log, env=env)
 
-    def _listen(self) -> None:
-        path = self.directory / "notify"
-        path.unlink(missing_ok=True)
-        if self._notices is not None:
-            self._notices.close()
-        self._notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notices.bind(str(path))
-
     def wait_ready(self, deadline: float = 60.0) -> float:
         """Wait for READY=1, sd_notify(3); returns when it came, on the monotonic clock."""
-        assert self._notices is not None
         end = time.monotonic() + deadline
         while True:
+            assert self._notices is not None
+            at = self._notices.wait_ready(0.1)
+            if at:
+                return at
+            self.check()
             if time.monotonic() > end:
                 raise BenchError(f"netd is not ready after {deadline:g} s: {self._log_tail()}")
-            if not select.select([self._notices], [], [], 0.1)[0]:
-                self.check()
-                continue
-            if b"READY=1" in self._notices.recv(65536).splitlines():
-                return time.monotonic()
+
+    def subnet(self) -> IPv4Network:
+        """The leased subnet, from the file that it writes before READY=1."""
+        for line in (self.directory / "subnet.env").read_text().splitlines():
+            name, _, value = line.partition("=")
+            if name == "FLANNEL_SUBNET":
+                return IPv4Interface(value).network
+        raise BenchError("subnet.env names no subnet")
 
     def check(self) -> None:
         """Raise BenchError when it has ended."""
@@ -160,14 +198,15 @@ class World:
 
     @contextlib.contextmanager
     def daemon(self, host: Host, prefix: str) -> Iterator[Daemon]:
-        """A netd on *host*, not started; killed, and its lease deleted, with the context."""
+        """A netd on *host*, not started; killed with the context, and its lease deleted."""
         folder = self.directory / host.space.name
         made = Daemon(host.space, folder, self.etcd.endpoints[0], prefix)
         try:
             yield made
         finally:
             made.kill()
-            self.inside.wait(self._delete_lease(prefix, host.address))
+        # Not after a failure: etcd may be what failed.
+        self.inside.wait(self._delete_lease(prefix, host.address))
 
     async def _delete_lease(self, prefix: str, address: IPv4Address) -> None:
         client = EtcdClient(EtcdConfig(self.etcd.endpoints))

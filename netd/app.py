@@ -27,7 +27,7 @@ from hostkit.reconcile import Backoff, Reconciler
 from hostkit.service import Heartbeat, Service
 from netd.bridge.options import Facts
 from netd.config import etcd_config
-from netd.errors import LeaseError, UnderlayError
+from netd.errors import LeaseError
 from netd.feed import Feed
 from netd.firewall import Firewall
 from netd.hostside import HostSide, Paths
@@ -38,11 +38,11 @@ from netd.leases.peers import Entry, Judge, Roster
 from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
-from netd.overlay.model import LocalNode, VxlanOptions
+from netd.overlay.model import HostGwOptions, LocalNode, VxlanOptions
 from netd.peering import Peering
 from netd.state import SavedRecord, State, load_state, save_state
 from netd.status import Figures, collect
-from netd.underlay import Underlay, Wish, choose, look
+from netd.underlay import Underlay, Wish, find
 
 log = logging.getLogger(__name__)
 
@@ -164,18 +164,12 @@ class NetdApp:
             settings["iface-can-reach"],
             settings["public-ip"],
         )
-        while True:
-            try:
-                found = choose(await look(wish.can_reach), wish)
-            except (UnderlayError, OSError) as error:
-                # A cable or DHCP may be late.
-                self.problems.set("interface", str(error), blocking=True)
-                self._beat.beat()
-                await asyncio.sleep(0.5)
-                continue
-            self.problems.clear("interface")
-            log.info("overlay over %s, address %s", found.interface.name, found.public_ip)
-            return found
+
+        def missing(why: str | None) -> None:
+            self._beat.beat()
+            self.problems.update("interface", why, blocking=True)
+
+        return await find(wish, missing)
 
     async def _make_holder(self, underlay: Underlay) -> LeaseHolder:
         vni = expected_vni(self._state)
@@ -309,6 +303,15 @@ class NetdApp:
         self.firewall.set_subnet(config.network, holder.subnet)
         interface = underlay.interface
         behind_nat = interface.addresses and not interface.holds(holder.public_ip)
+        direct = isinstance(config.backend, HostGwOptions)
+        self.problems.update(
+            "host-gw",
+            f"PublicIP {holder.public_ip} is not an address of {interface.name}, so no other host "
+            "can route to this one: use --public-ip with an address of the interface"
+            if direct and behind_nat
+            else None,
+            blocking=True,
+        )
         self.overlay.set_local(
             LocalNode(
                 network=config.network,

@@ -3,6 +3,7 @@
 Each step stands alone: one that fails is named, the others are done all the same.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -112,7 +113,12 @@ class Cleanup:
         changed: list[str] = []
         for variant in VARIANTS:
             tables = Tables(self._runner, variant)
-            changed += await tables.ensure([forward(None), masquerade(None, None)])
+            wishes = [forward(None), masquerade(None, None)]
+            if variant == "legacy":
+                # Only to look at a legacy table makes the kernel create it.
+                there = _legacy_tables()
+                wishes = [wish for wish in wishes if wish.table in there]
+            changed += await tables.ensure(wishes)
         return ", ".join(changed) or "nothing of ours"
 
     async def _bridge(self) -> str:
@@ -134,4 +140,15 @@ class Cleanup:
             str(self._state_path),
         )
         gone = [name for name in names if name and remove(Path(name))]
+        for folder in (self._state_path.parent, Path(settings["subnet-file"]).parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         return ", ".join(gone) + " removed" if gone else "none"
+
+
+def _legacy_tables() -> set[str]:
+    """The legacy tables that exist in this network namespace."""
+    try:
+        return set(Path("/proc/net/ip_tables_names").read_text(encoding="ascii").split())
+    except OSError:
+        return set()

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
-from pyroute2.iproute.linux import AsyncIPRoute
-
 from hostkit.command import CommandError, Runner
 from hostkit.files import write_atomic
 from hostkit.problems import Problems
@@ -24,6 +22,7 @@ from netd.bridge.apply import ensure, observe
 from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
 from netd.bridge.plan import Bridge, Steps, Wanted
 from netd.errors import BridgeError
+from netd.netlink.pyroute import AsyncIPRoute
 from netd.sysctls import Setting
 from netd.sysctls import ensure as ensure_sysctls
 

@@ -5,14 +5,20 @@ netlink. In order: ``--iface`` (a name or an address, the first that exists), ``
 (on names and addresses), ``--iface-can-reach``, else the interface of the default route.
 """
 
+import asyncio
+import logging
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
-from pyroute2.iproute.linux import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from netd.errors import UnderlayError
+from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
+
+log = logging.getLogger(__name__)
+
+RETRY = 0.5
+"""Seconds between looks while there is no usable interface."""
 
 _AF_INET = 2
 _SCOPE_UNIVERSE = 0
@@ -185,3 +191,25 @@ async def look(can_reach: str = "") -> Sight:
             except (NetlinkError, OSError, ValueError, IndexError):
                 reach = (None, None)
     return Sight(tuple(interfaces), default, *reach)
+
+
+async def find(
+    wish: Wish,
+    missing: Callable[[str | None], None],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Underlay:
+    """Look until there is an underlay: a cable or DHCP may be late.
+
+    *missing* hears after each look why there is none, and None once there is one.
+    """
+    while True:
+        try:
+            found = choose(await look(wish.can_reach), wish)
+        except (UnderlayError, OSError) as error:
+            missing(str(error))
+            await sleep(RETRY)
+            continue
+        missing(None)
+        log.info("overlay over %s, address %s", found.interface.name, found.public_ip)
+        return found

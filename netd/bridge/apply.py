@@ -5,11 +5,9 @@ import logging
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from pyroute2.iproute.linux import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from netd.bridge.plan import Bridge, Refusal, Steps, Wanted, decide
 from netd.errors import BridgeError
+from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from netd.overlay.model import HostGwOptions, VxlanOptions
+from netd.overlay.model import VXLAN_OVERHEAD, HostGwOptions, VxlanOptions
 
 DEFAULT_PREFIX = "/coreos.com/network"
 LEASE_TTL = 86_400
@@ -207,10 +207,12 @@ def _backend(fields: Mapping[str, Any], notes: list[str]) -> Backend:
     if kind == "host-gw":
         return HostGwOptions(mtu=_mtu(options))
     if kind == "vxlan":
+        # flannel's MTU is that of the outer packets; ours is the device's.
+        mtu = _mtu(options)
         return VxlanOptions(
             vni=_number(options, "Backend.VNI", 1, 1, (1 << 24) - 1),
             port=_number(options, "Backend.Port", 0, 0, 65535) or 8472,
-            mtu=_mtu(options),
+            mtu=mtu - VXLAN_OVERHEAD if mtu else 0,
             gbp=_boolean(options, "GBP", False, "Backend."),
             learning=_boolean(options, "Learning", False, "Backend."),
             direct_routing=_boolean(options, "DirectRouting", False, "Backend."),

@@ -16,6 +16,7 @@ Invariants:
 import asyncio
 import errno
 import socket
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,8 +52,11 @@ class Transport(Protocol):
         """Send one datagram."""
         ...
 
-    def recv(self, size: int, /) -> bytes:
-        """Receive one datagram; OSError(ENOBUFS) when some were lost."""
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """Receive one datagram; OSError(ENOBUFS) when some were lost.
+
+        BlockingIOError when there is none, at once with MSG_DONTWAIT.
+        """
         ...
 
     def close(self) -> None:
@@ -80,7 +84,12 @@ def open_socket(groups: int, receive_buffer: int, *, timeout: float) -> socket.s
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
             sock.setsockopt(_SOL_NETLINK, option, 1)
-        sock.settimeout(timeout)
+        if timeout:
+            # Not settimeout: that would make MSG_DONTWAIT wait, too.
+            value = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+        else:
+            sock.setblocking(False)
         sock.bind((0, groups))
     except OSError as error:
         sock.close()
@@ -139,15 +148,29 @@ class NetlinkSocket:
                         results[message.seq - first] = message.failure
                         if message.seq == last:
                             return results
-        except TimeoutError as error:
+        except BlockingIOError as error:
             raise NetlinkError("the kernel did not acknowledge a netlink batch") from error
         except OSError as error:
             if error.errno not in (errno.ENOBUFS, errno.EMSGSIZE):
                 raise NetlinkError(f"netlink: {error.strerror}", error.errno or 0) from error
+            self._discard()
             if len(requests) == 1:
                 return [nl.Failure(error.errno, "replies lost")]
         half = len(requests) // 2
         return self._send(requests[:half]) + self._send(requests[half:])
+
+    def _discard(self) -> None:
+        """Read away what is waiting.
+
+        After an overrun the kernel drops every further reply without a word until the queue has
+        been empty once.
+        """
+        while True:
+            try:
+                self._transport.recv(_RECEIVE, socket.MSG_DONTWAIT)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return
 
     async def dump(self, request: Request, *, absent: Iterable[int] = ()) -> list[nl.Value]:
         """Read everything that answers *request*.
@@ -192,9 +215,10 @@ class NetlinkSocket:
                     if message.value is not None:
                         values.append(message.value)
                 await asyncio.sleep(0)
-        except TimeoutError as error:
+        except BlockingIOError as error:
             raise NetlinkError("the kernel did not finish a netlink dump") from error
         except OSError as error:
+            self._discard()
             raise NetlinkError(f"netlink: {error.strerror}", error.errno or 0) from error
 
 

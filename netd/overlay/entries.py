@@ -87,12 +87,16 @@ class Entries:
         not answer; all keys stay touched then.
         """
         keys, self._touched = self._touched, set()
+        asked, self._asked = self._asked, set()
+        all_asked, self._all_asked = self._all_asked, False
         plan = plan_entries(self._intent, self._mirror, keys)
         steps = plan.steps
         try:
             results = await socket.batch([step.request for step in steps])
         except BaseException:
             self._touched |= keys
+            self._asked |= asked
+            self._all_asked |= all_asked
             raise
         failed = dict(plan.blocked)
         repaired: Counter[str] = Counter()
@@ -100,9 +104,11 @@ class Entries:
             deletion = number >= len(plan.puts)
             if failure is not None and not (deletion and failure.errno in GONE):
                 failed[step.key] = failure.text or errno.errorcode.get(failure.errno, "refused")
-            elif not self._all_asked and step.key not in self._asked:
+            elif not all_asked and step.key not in asked:
                 repaired[step.key.kind] += 1
         self._note(keys, failed)
+        # Still asked for: what failed now, and what was asked for without having been looked at.
+        self._asked |= (asked - keys) | {k for k in failed if all_asked or k in asked}
         settle()
         # Our own changes come back as notifications; only those at odds with us stay touched.
         self._touched -= failed.keys()
@@ -119,10 +125,6 @@ class Entries:
         for key in keys:
             self._failed.pop(key, None)
         self._failed.update(failed)
-        self._asked -= keys - failed.keys()
-        if self._all_asked:
-            self._all_asked = False
-            self._asked |= failed.keys()
         if not self._failed:
             self._failures = 0
         elif self._timer is None:

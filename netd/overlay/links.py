@@ -1,14 +1,11 @@
-"""Carrying out link plans, by pyroute2; and reading a device's MAC.
-
-pyroute2 is imported on first use: it costs about 0.1 s and 13 MB, and a daemon that finds its
-device as it left it never needs it.
-"""
+"""Carrying out link plans, by pyroute2; and reading a device's MAC."""
 
 import asyncio
 from typing import Any, Protocol
 
 from netd.errors import NetdError
 from netd.netlink import messages as nl
+from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
 from netd.netlink.requests import dump_links
 from netd.netlink.socket import NetlinkSocket
 from netd.overlay.model import device_name
@@ -39,9 +36,6 @@ class PyrouteLinks:
 
     async def apply(self, plan: LinkPlan, wish: LinkWish, index: int) -> None:
         """See LinkWriter."""
-        from pyroute2.iproute.linux import AsyncIPRoute  # noqa: PLC0415  (see the module)
-        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
-
         try:
             async with AsyncIPRoute() as route:
                 await _carry_out(route, plan, wish, index)
@@ -52,9 +46,6 @@ class PyrouteLinks:
 
     async def delete(self, index: int) -> None:
         """See LinkWriter."""
-        from pyroute2.iproute.linux import AsyncIPRoute  # noqa: PLC0415  (see the module)
-        from pyroute2.netlink.exceptions import NetlinkError  # noqa: PLC0415
-
         try:
             async with AsyncIPRoute() as route:
                 await route.link("del", index=index)

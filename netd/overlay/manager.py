@@ -84,6 +84,7 @@ class Overlay:
         self._broken: OverlayError | None = None
         self._ground_changed = True
         self._dumped = 0.0
+        self._dumping = False
         self._mtu = 0
         self._ground_problems: tuple[str, ...] = ()
         self._told: tuple[str, ...] = ()
@@ -207,15 +208,15 @@ class Overlay:
         Raises OverlayError when something is not as it should be afterwards, NetlinkError when
         the kernel cannot be asked.
         """
-        self._mirror.stale = True
-        await self._work()
+        await self._work(fresh=True)
         wrong = self._ground_problems + self._entries.problems()
         if wrong:
             more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
             raise OverlayError("; ".join(wrong[:10]) + more)
 
-    async def _work(self) -> None:
+    async def _work(self, *, fresh: bool = False) -> None:
         async with self._pass_lock:
+            self._mirror.stale |= fresh
             try:
                 await self._pass()
             except (OverlayError, NetlinkError, OSError):
@@ -251,13 +252,15 @@ class Overlay:
             self._drain()
             if self._mirror.stale or self._ground_changed:
                 return False
-        socket = self._started()[0]
-        repaired.update(await self._entries.program(socket, self._drain))
+        repaired.update(await self._entries.program(self._started()[0], self._drain))
         if self._broken is not None:
             raise self._broken
         return not (self._entries.touched or self._mirror.stale or self._ground_changed)
 
     def _heard(self) -> None:
+        if self._dumping:
+            # What is said now must be absorbed after the dump, which may be older.
+            return
         try:
             if self._drain():
                 self._reconciler.trigger()
@@ -276,14 +279,23 @@ class Overlay:
         return bool(touched) or ground or self._mirror.stale
 
     async def _dump(self) -> None:
-        mirror, socket = self._mirror, self._started()[0]
+        self._dumping = True
+        try:
+            await self._load(self._started()[0])
+        finally:
+            self._dumping = False
+        self._mirror.stale = False
+        self._dumped = self._clock()
+        self._ground_changed = True
+        self._entries.touch_all()
+
+    async def _load(self, socket: NetlinkSocket) -> None:
+        mirror = self._mirror
         mirror.load_links(await socket.dump(rq.dump_links()))
         mirror.load_addresses(await socket.dump(rq.dump_addresses()))
         if self._local is not None:
             mirror.watch(self._local.network)
-            device = mirror.by_name(self._local.device) if self._local.device else None
-            underlay = mirror.by_name(self._local.interface)
-            mirror.point(device.ifindex if device else 0, underlay.ifindex if underlay else 0)
+            mirror.point_at(self._local.device, self._local.interface)
         # A namespace without any route has no main table yet, and a device may go meanwhile.
         values = await socket.dump(rq.dump_routes(), absent=(errno.ENOENT,))
         if mirror.device:
@@ -291,17 +303,12 @@ class Overlay:
             values += await socket.dump(rq.dump_neighbours(mirror.device), absent=gone)
             values += await socket.dump(rq.dump_fdb(mirror.device), absent=gone)
         mirror.load_entries(values)
-        mirror.stale = False
-        self._dumped = self._clock()
-        self._ground_changed = True
-        self._entries.touch_all()
 
     # --- device and underlay ---
 
     async def _ground(self, local: LocalNode) -> tuple[str, ...]:
         """Bring the device into shape; returns the kinds that were repaired."""
         mirror = self._mirror
-        mirror.watch(local.network)
         facts = mirror.facts(local.interface)
         self._ground_problems = ground_problems(local, facts, mirror)
         for name in sorted(self._retired):
@@ -322,8 +329,7 @@ class Overlay:
                 self._ground_problems += (str(error),)
         else:
             self._settled = None
-        device = mirror.by_name(local.device) if local.device else None
-        mirror.point(device.ifindex if device else 0, facts.index if facts else 0)
+        mirror.point_at(local.device, local.interface)
         if self._intent.set_place(local, facts, mirror.device):
             self._entries.ask_all()
             self._entries.touch_all()

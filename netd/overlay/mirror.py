@@ -52,6 +52,12 @@ class Mirror:
             self.device, self.underlay = device, underlay
             self.stale = True
 
+    def point_at(self, device: str, underlay: str) -> None:
+        """``point`` by name; *device* is empty when there is none to care for."""
+        found = self.by_name(device) if device else None
+        below = self.by_name(underlay)
+        self.point(found.ifindex if found else 0, below.ifindex if below else 0)
+
     def by_name(self, name: str) -> nl.Link | None:
         """The link called *name*."""
         return next((link for link in self.links.values() if link.name == name), None)

@@ -72,7 +72,7 @@ class _Queue:
         self._items.append(item)
         os.write(self._write, b"x")
 
-    def recv(self, _size: int, /) -> bytes:
+    def recv(self, _size: int, _flags: int = 0, /) -> bytes:
         if not self._items:
             raise BlockingIOError(errno.EAGAIN, "empty")
         os.read(self._read, 1)
@@ -278,6 +278,7 @@ class _Asker:
     def __init__(self, kernel: FakeKernel) -> None:
         self._kernel = kernel
         self._replies: collections.deque[bytes | None] = collections.deque()
+        self._congested = False
 
     def send(self, data: bytes, /) -> int:
         for message in nl.decode(data):
@@ -289,7 +290,8 @@ class _Asker:
                 if self._kernel.lose_replies:
                     self._kernel.lose_replies -= 1
                     self._replies.append(None)
-                else:
+                    self._congested = True
+                elif not self._congested:
                     self._replies.append(_reply(code, message.seq))
         return len(data)
 
@@ -310,9 +312,11 @@ class _Asker:
         done = nl.HEADER.pack(nl.HEADER_SIZE + 4, nl.NLMSG_DONE, 0, message.seq, 0) + b"\0" * 4
         self._replies.append(text + done)
 
-    def recv(self, _size: int, /) -> bytes:
+    def recv(self, _size: int, _flags: int = 0, /) -> bytes:
         if not self._replies:
-            raise TimeoutError
+            # Only a reader that found the queue empty ends the congestion, as in the kernel.
+            self._congested = False
+            raise BlockingIOError(errno.EAGAIN, "nothing")
         reply = self._replies.popleft()
         if reply is None:
             raise OSError(errno.ENOBUFS, "No buffer space available")

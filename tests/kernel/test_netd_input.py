@@ -99,7 +99,7 @@ def test_a_configuration_that_comes_late_is_waited_for(network: Net) -> None:
 
 
 def test_changed_backend_options_reach_the_device(network: Net) -> None:
-    """A new VNI, port and MTU: another device, the old one gone, the record says the new VNI."""
+    """A new VNI, port and (outer) MTU: another device instead of the old one, and a new record."""
     host = network.host(1)
     host.up()
     subnet = host.subnet
@@ -110,7 +110,7 @@ def test_changed_backend_options_reach_the_device(network: Net) -> None:
     eventually(lambda: "flannel.1 " not in host.ns.run("ip -br link"), "flannel.1 gone")
     link = host.ns.json("ip -d link show flannel.42")[0]
     assert link["linkinfo"]["info_data"]["port"] == 4789
-    eventually(lambda: "FLANNEL_MTU=1400" in (host.directory / "subnet.env").read_text(), "MTU")
+    eventually(lambda: "FLANNEL_MTU=1350" in (host.directory / "subnet.env").read_text(), "MTU")
     eventually(
         lambda: json.loads(
             network.get(f"{PREFIX}/subnets/{subnet.replace('/', '-')}").value

@@ -4,6 +4,7 @@ What is asserted is read with iproute2, which shares no code with us.
 """
 
 import asyncio
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from netd.netlink.messages import RTM_DELNEIGH, RTM_DELROUTE
-from netd.netlink.socket import Monitor
+from netd.netlink.requests import del_neighbour
+from netd.netlink.socket import Monitor, NetlinkSocket
 from netd.overlay.links import OverlayError, vtep_mac_in_kernel
 from netd.overlay.manager import Overlay
 from netd.overlay.model import HostGwOptions, LocalNode, Peer, VxlanOptions
@@ -433,6 +435,43 @@ def test_downed_underlay_with_direct_routes_heals(hosts: Hosts) -> None:
     host.space.run("ip link set eth0 up")
     eventually(lambda: set(host.routes()) == {"10.1.60.0/24", "10.1.61.0/24"}, "both routes")
     eventually(lambda: host.overlay.problems == (), "no problem")
+
+
+def test_storm_of_damage_and_changes_ends_in_order(hosts: Hosts) -> None:
+    """Entries destroyed by the hundred while peers come and go are all right in the end."""
+    host = hosts(1)
+    host.run(node(1), *(peer(n) for n in range(20, 220)))
+    for turn in range(3):
+        for tool, lines in (
+            ("ip", [f"route del 10.1.{n}.0/24" for n in range(20 + turn, 200, 3)]),
+            ("ip", [f"neigh del 10.1.{n}.0 dev flannel.1" for n in range(20 + turn, 200, 3)]),
+            ("bridge", [f"fdb del {mac(n)} dev flannel.1" for n in range(20 + turn, 200, 3)]),
+        ):
+            host.space.run(
+                ["sh", "-c", f"{tool} -force -batch - 2>/dev/null <<'.'\n" + "\n".join(lines)],
+                check=False,
+            )
+            host.inside.call(host.overlay.update_peer, subnet(200 + turn), None)
+        host.space.run("ip link set flannel.1 down")
+    wanted = {n for n in range(20, 220) if n not in (200, 201, 202)}
+    eventually(lambda: host.fdb().keys() == {mac(n) for n in wanted}, "FDB", deadline=15)
+    eventually(
+        lambda: host.routes().keys() == {f"10.1.{n}.0/24" for n in wanted}, "routes", deadline=15
+    )
+    eventually(lambda: host.neighbours().keys() == {f"10.1.{n}.0" for n in wanted}, "neighbours")
+    assert host.overlay.problems == ()
+
+
+def test_lost_acknowledgements_of_the_real_kernel_are_found_out(hosts: Hosts) -> None:
+    """With far too small a receive buffer every refusal still finds its request."""
+    host = hosts(1)
+    socket = host.inside.call(lambda: NetlinkSocket(receive_buffer=1))
+    try:
+        absent = [del_neighbour(1, bytes((10, 1, n >> 8, n & 255))) for n in range(300)]
+        results = host.inside.wait(socket.batch(absent))
+    finally:
+        socket.close()
+    assert {failure.errno if failure else 0 for failure in results} == {errno.ENOENT}
 
 
 # --- backends and traffic ---

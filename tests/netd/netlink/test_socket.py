@@ -72,7 +72,7 @@ class Scripted:
         self.sent += 1
         return len(data)
 
-    def recv(self, _size: int, /) -> bytes:
+    def recv(self, _size: int, _flags: int = 0, /) -> bytes:
         answer = self.answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
@@ -108,7 +108,7 @@ async def test_refused_dump_is_an_error_unless_it_means_absence() -> None:
 
 async def test_silent_kernel_is_an_error() -> None:
     """Nothing waits for ever."""
-    socket = NetlinkSocket(transport=Scripted(TimeoutError()))
+    socket = NetlinkSocket(transport=Scripted(BlockingIOError(errno.EAGAIN, "nothing")))
     with pytest.raises(NetlinkError, match="did not acknowledge"):
         await socket.batch([rq.del_neighbour(1, b"\n\1\0\0")])
 
