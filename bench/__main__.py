@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench import datapath, memory, onelease, startup
 from bench.result import BenchError, Result, show
-from bench.world import World, sweep, world
+from bench.world import World, sweep, warm_up, world
 
 EXIT_OK, EXIT_MISSED, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 2, 130
 
@@ -69,6 +69,7 @@ def _measure_all(ask: argparse.Namespace, results: list[Result]) -> bool:
         _say(f"measuring {name} ...")
         try:
             with world() as made:
+                warm_up(made)
                 for result in MEASURES[name](made, ask):
                     results.append(result)
                     if ask.json:

@@ -19,17 +19,8 @@ _AFTER_RESTART = 1.0
 
 def measure(world: World, leases: Sequence[int], rounds: int) -> Iterator[Result]:
     """Yield the results for each number of leases, medians over *rounds*."""
-    _warm_up(world)
     for count in leases:
         yield from _one_size(world, count, rounds)
-
-
-def _warm_up(world: World) -> None:
-    """Start netd once, so that files are in memory and its bytecode is compiled."""
-    prefix = world.records("warm-up", peers(1))
-    with world.host() as host, world.daemon(host, prefix) as daemon:
-        daemon.start()
-        daemon.wait_ready()
 
 
 def _one_size(world: World, count: int, rounds: int) -> Iterator[Result]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.events import Recorder
-from bench.peers import CONFIG, Entry, Peer
+from bench.peers import CONFIG, Entry, Peer, peers
 from bench.result import BenchError
 from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.gateway import EtcdClient, put
@@ -279,6 +279,14 @@ def world() -> Iterator[World]:
         inside = Inside(fabric.bridge)
         stack.callback(inside.close)
         yield World(fabric, etcd, inside, directory)
+
+
+def warm_up(world: World) -> None:
+    """Start netd once, so that files are in memory and its bytecode is compiled."""
+    prefix = world.records("warm-up", peers(1))
+    with world.host() as host, world.daemon(host, prefix) as daemon:
+        daemon.start()
+        daemon.wait_ready()
 
 
 def sweep() -> None:

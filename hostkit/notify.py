@@ -21,20 +21,26 @@ class Notifier:
         """Seconds between keep-alives, half of what systemd waits for; 0 without a watchdog."""
         self._last_status = ""
 
-    def send(self, message: str) -> None:
-        """Send one message such as ``READY=1``; a lost message is not worth failing for."""
+    def send(self, message: str) -> bool:
+        """Send one message such as ``READY=1``; False when the manager's queue is full.
+
+        A message that can never be delivered counts as sent: it is not worth failing for.
+        """
         if not self._address:
-            return
+            return True
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as client:
             client.setblocking(False)
             try:
                 client.sendto(message.encode(), self._address)
+            except BlockingIOError:
+                return False
             except OSError:
-                return
+                return True
+        return True
 
-    def ready(self) -> None:
-        """The service is up."""
-        self.send("READY=1")
+    def ready(self) -> bool:
+        """The service is up; False when this has to be said again."""
+        return self.send("READY=1")
 
     def alive(self) -> None:
         """Feed the watchdog."""
@@ -47,5 +53,5 @@ class Notifier:
     def status(self, text: str) -> None:
         """The line that ``systemctl status`` shows."""
         if text != self._last_status:
-            self._last_status = text
-            self.send(f"STATUS={text}")
+            if self.send(f"STATUS={text}"):
+                self._last_status = text

@@ -107,6 +107,7 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         runner = await self._serve()
         tasks = {asyncio.ensure_future(worker): name for name, worker in workers.items()}
         tasks[asyncio.create_task(self._watch())] = "service watch"
@@ -123,8 +124,12 @@ class Service:
             if self._socket_path is not None:
                 with contextlib.suppress(OSError):
                     self._socket_path.unlink()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _hang_up(self) -> None:
+        # Its default action would end the process.
+        log.info("settings are read at the start: restart %s to apply changed ones", self.name)
 
     async def _stopped(self) -> None:
         await self._stop.wait()
@@ -153,23 +158,24 @@ class Service:
 
     async def _watch(self) -> None:
         """Send READY once ready, STATUS always, and feed the watchdog while everything lives."""
-        pause = min(self._notifier.watchdog_interval or 1.0, 1.0)
+        interval = self._notifier.watchdog_interval
+        fed = 0.0
         said_hang = ""
         while True:
             hanging = self.not_alive()
             missing = self.not_ready()
-            if not hanging:
-                self._notifier.alive()
-            elif str(hanging) != said_hang:
+            if hanging and str(hanging) != said_hang:
                 log.error("not alive: %s", "; ".join(hanging))
-            said_hang = str(hanging)
-            if not missing and not self._was_ready:
+            said_hang = str(hanging) if hanging else ""
+            if interval and not hanging and time.monotonic() - fed >= interval / 2:
+                fed = time.monotonic()
+                self._notifier.alive()
+            if not missing and not self._was_ready and self._notifier.ready():
                 self._was_ready = True
-                self._notifier.ready()
                 log.info("%s is ready", self.name)
             self._notifier.status("; ".join(hanging or missing) or "ready")
-            # Until READY=1 units wait for us: look often then.
-            await asyncio.sleep(pause if self._was_ready else 0.02)
+            # Until READY=1 other units wait for us: look often then.
+            await asyncio.sleep(min(interval / 2 or 1.0, 1.0) if self._was_ready else 0.02)
 
     async def _serve(self) -> web.AppRunner:
         app = web.Application()

@@ -28,9 +28,9 @@ from hostkit.service import Heartbeat, Service
 from netd.bridge.options import Facts
 from netd.config import etcd_config
 from netd.errors import LeaseError
-from netd.feed import Feed
+from netd.feed import Feed, read_seed
 from netd.firewall import Firewall
-from netd.hostside import HostSide, Paths
+from netd.hostside import HostSide, paths_from
 from netd.identity import expected_vni, identify
 from netd.leases.holder import Held, LeaseHolder
 from netd.leases.model import LEASE_TTL, FieldError, Lease, NetworkConfig, parse_network_config
@@ -38,7 +38,7 @@ from netd.leases.peers import Entry, Judge, Roster
 from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
-from netd.overlay.model import HostGwOptions, LocalNode, VxlanOptions
+from netd.overlay.model import HostGwOptions, LocalNode, VxlanOptions, device_name
 from netd.peering import Peering
 from netd.state import SavedRecord, State, load_state, save_state
 from netd.status import Figures, collect
@@ -79,7 +79,7 @@ class NetdApp:
             repaired=self.figures.repaired,
         )
         self.host = HostSide(
-            runner, self.problems, _paths(settings), repaired=self.figures.repaired
+            runner, self.problems, paths_from(settings), repaired=self.figures.repaired
         )
         self.lease_loop = Reconciler(
             "lease", self._converge_lease, sources=("config", "records"), resync=60.0,
@@ -141,7 +141,9 @@ class NetdApp:
         await self.overlay.start()
         self.underlay = await self._find_underlay()
         self.holder = await self._make_holder(self.underlay)
-        seed = await asyncio.to_thread(self._read_seed)
+        if vni := expected_vni(self._state):
+            self.overlay.retire(device_name(vni))
+        seed = await asyncio.to_thread(read_seed, self.settings["net-config-path"], self.problems)
         async with asyncio.TaskGroup() as group:
             for work in (
                 self.feed.follow_config(seed),
@@ -193,18 +195,6 @@ class NetdApp:
             # Containers live on it: from here on it is defended, not chosen.
             holder.subnet = who.remembered
         return holder
-
-    def _read_seed(self) -> bytes | None:
-        path = self.settings["net-config-path"]
-        if not path:
-            return None
-        try:
-            raw = Path(path).read_bytes()
-            parse_network_config(raw)
-        except (OSError, FieldError) as error:
-            self.problems.set("net-config-path", f"{path} is not used: {error}")
-            return None
-        return raw
 
     # --- what the feed tells ---
 
@@ -399,15 +389,3 @@ class NetdApp:
                 "overlay/", ((text.partition(":")[0], text) for text in self.overlay.problems)
             )
             await asyncio.sleep(0.5)
-
-
-def _paths(settings: Settings) -> Paths:
-    drop_in: str = settings["docker-drop-in"]
-    bridge: str = settings["bridge"]
-    return Paths(
-        bridge="" if bridge == "none" else bridge,
-        subnet_file=Path(settings["subnet-file"]),
-        docker_env=Path(settings["docker-env-file"]),
-        drop_in=Path(drop_in) if drop_in else None,
-        docker_socket=Path(settings["docker-socket"]),
-    )

@@ -27,6 +27,8 @@ async def ask(socket_path: Path, view: str, *, timeout: float = 5.0) -> tuple[in
                 reply = await reader.read()
             finally:
                 writer.close()
+    except PermissionError as error:
+        raise NotRunningError(f"netd cannot be asked: {socket_path} is for root only") from error
     except (OSError, TimeoutError) as error:
         why = "does not answer" if isinstance(error, TimeoutError) else "is not running"
         raise NotRunningError(f"netd {why} (control socket {socket_path})") from error

@@ -7,6 +7,7 @@ means; it decides nothing about the host itself.
 import contextlib
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 from hostkit.etcd.errors import EtcdError, EtcdUnavailable
@@ -147,3 +148,16 @@ class Feed:
             else:
                 self._roster.delete(event.kv.key, event.kv.mod_revision)
                 yield before, None
+
+
+def read_seed(path: str, problems: Problems) -> bytes | None:
+    """The configuration to write where etcd has none; None without *path* or when it is bad."""
+    if not path:
+        return None
+    try:
+        raw = Path(path).read_bytes()
+        parse_network_config(raw)
+    except (OSError, FieldError) as error:
+        problems.set("net-config-path", f"{path} is not used: {error}")
+        return None
+    return raw

@@ -15,6 +15,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from hostkit.command import CommandError, Runner
+from hostkit.config import Settings
 from hostkit.files import write_atomic
 from hostkit.problems import Problems
 from hostkit.reconcile import Reconciler
@@ -205,6 +206,19 @@ class HostSide:
                 "moved %s from %s to %s; a running dockerd takes it over at its next start",
                 name, ", ".join(map(str, before.addresses)), wanted.address,
             )  # fmt: skip
+
+
+def paths_from(settings: Settings) -> Paths:
+    """The paths that the settings name."""
+    drop_in: str = settings["docker-drop-in"]
+    bridge: str = settings["bridge"]
+    return Paths(
+        bridge="" if bridge == "none" else bridge,
+        subnet_file=Path(settings["subnet-file"]),
+        docker_env=Path(settings["docker-env-file"]),
+        drop_in=Path(drop_in) if drop_in else None,
+        docker_socket=Path(settings["docker-socket"]),
+    )
 
 
 def _docker_unit() -> str:

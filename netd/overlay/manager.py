@@ -106,8 +106,6 @@ class Overlay:
             self._reconciler.trigger,
         )
 
-    # --- what is asked ---
-
     async def start(self) -> None:
         """Open the sockets in the current namespace and listen. Raises NetlinkError."""
         if self._socket is not None:
@@ -129,14 +127,16 @@ class Overlay:
         """Say what this host is; None leaves the kernel as it is."""
         if node == self._local:
             return
-        old = self._local.device if self._local is not None else ""
-        new = node.device if node is not None else ""
-        if node is not None and old and old != new:
-            self._retired.add(old)
-        self._retired.discard(new)
+        if node is not None and self._local is not None and self._local.device:
+            self._retired.add(self._local.device)
+        self._retired.discard(node.device if node is not None else "")
         self._local = node
         self._ground_changed = True
         self._reconciler.trigger()
+
+    def retire(self, device: str) -> None:
+        """Have *device*, which an earlier life made, removed once the local node is another."""
+        self._retired.add(device)
 
     def set_peers(self, peers: Mapping[IPv4Network, Peer]) -> None:
         """Replace all peers."""

@@ -118,6 +118,11 @@ def test_changed_backend_options_reach_the_device(network: Net) -> None:
         "the record",
     )  # fmt: skip
     assert host.subnet == subnet
+    host.stop()
+    network.configure({**CONFIG, "Backend": {"Type": "vxlan", "VNI": 43}})
+    host.up()
+    eventually(lambda: "flannel.43" in host.ns.run("ip -br link"), "flannel.43")
+    eventually(lambda: "flannel.42" not in host.ns.run("ip -br link"), "flannel.42 gone")
 
 
 def test_no_etcd_at_all_gets_a_sentence_and_netd_waits(network: Net) -> None:
