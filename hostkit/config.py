@@ -107,11 +107,12 @@ class Option:
     repeat: bool = False
     secret: bool = False
     hidden: bool = False
+    flag_only: bool = False
 
     @property
     def is_boolean(self) -> bool:
         """Whether the flag stands alone."""
-        return self.parse is boolean
+        return self.parse is boolean or isinstance(self.default, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,8 @@ class Settings:
 
 def show(value: Any) -> str:
     """A value as the operator would write it."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
@@ -210,7 +213,7 @@ def _from_file(options: Sequence[Option], path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
-    by_name = {option.name: option for option in options if not option.hidden}
+    by_name = {one.name: one for one in options if not one.hidden and not one.flag_only}
     found: dict[str, Any] = {}
     for key, value in data.items():
         name = key.replace("_", "-")
@@ -252,7 +255,8 @@ def load(
     for prefix in env_prefixes:
         for option in options:
             name = prefix + option.name.upper().replace("-", "_")
-            if not option.hidden and name in environ:
+            # An empty variable counts as unset, as flannel's flags do it.
+            if not option.flag_only and environ.get(name):
                 value = _convert(option, [environ[name]], f"environment {name}")
                 layers.append((option.name, f"environment {name}", value))
     by_name = {option.name: option for option in options}
@@ -262,12 +266,19 @@ def load(
 
     chosen = [value for name, _, value in layers if name == file_option]
     path = Path(chosen[-1] if chosen else values[file_option])
-    if chosen or path.exists():
+    if chosen or _exists(path):
         for name, value in _from_file(options, path).items():
             values[name], origins[name] = value, str(path)
     for name, origin, value in layers:
         values[name], origins[name] = value, origin
     return Settings(values, origins, tuple(options), tuple(arguments))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def usage(options: Sequence[Option]) -> str:

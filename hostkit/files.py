@@ -12,12 +12,14 @@ def write_atomic(
     """Put *content* at *path* so that a reader sees the old or the new content, never a part.
 
     Creates missing parent directories. With *sync* the content survives a power failure.
-    Returns whether the content changed; an unchanged file is not touched.
+    Returns whether the content changed; an unchanged file only gets the right *mode*.
     Raises OSError.
     """
     data = content.encode() if isinstance(content, str) else content
     with contextlib.suppress(OSError):
         if path.read_bytes() == data:
+            if path.stat().st_mode & 0o7777 != mode:
+                path.chmod(mode)
             return False
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

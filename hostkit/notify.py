@@ -52,6 +52,6 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """The line that ``systemctl status`` shows."""
-        if text != self._last_status:
-            if self.send(f"STATUS={text}"):
-                self._last_status = text
+        text = " ".join(text.split())
+        if text != self._last_status and self.send(f"STATUS={text}"):
+            self._last_status = text

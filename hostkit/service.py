@@ -136,7 +136,7 @@ class Service:
 
     def _verdict(self, ended: list[tuple[str, "asyncio.Future[None]"]]) -> int:
         for name, task in ended:
-            error = task.exception()
+            error = None if task.cancelled() else task.exception()
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
             if isinstance(error, HostkitError):

@@ -25,6 +25,7 @@ from hostkit.metrics import Metrics
 from hostkit.problems import Problems
 from hostkit.reconcile import Backoff, Reconciler
 from hostkit.service import Heartbeat, Service
+from netd.arp import find_owner
 from netd.bridge.options import Facts
 from netd.config import etcd_config
 from netd.errors import LeaseError
@@ -33,7 +34,14 @@ from netd.firewall import Firewall
 from netd.hostside import HostSide, paths_from
 from netd.identity import expected_vni, identify
 from netd.leases.holder import Held, LeaseHolder
-from netd.leases.model import LEASE_TTL, FieldError, Lease, NetworkConfig, parse_network_config
+from netd.leases.model import (
+    LEASE_TTL,
+    FieldError,
+    Lease,
+    NetworkConfig,
+    describe,
+    parse_network_config,
+)
 from netd.leases.peers import Entry, Judge, Roster
 from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
@@ -190,6 +198,7 @@ class NetdApp:
             changed=self._subnet_changed,
             trigger=self.lease_loop.trigger,
             allow_renumber=self.settings["allow-renumber"],
+            find_owner=lambda: find_owner(underlay.interface.name, underlay.public_ip),
         )
         if who.remembered is not None and await self.host.in_use(who.remembered):
             # Containers live on it: from here on it is defended, not chosen.
@@ -202,10 +211,7 @@ class NetdApp:
         """etcd has a well-formed configuration."""
         subnet = self.holder.subnet if self.holder is not None else None
         refused = (
-            subnet is not None
-            and self.config is not None
-            and not config.admits(subnet)
-            and not self.settings["allow-renumber"]
+            subnet is not None and not config.admits(subnet) and not self.settings["allow-renumber"]
         )
         if refused:
             self.problems.set(
@@ -223,7 +229,7 @@ class NetdApp:
             return
         self.config, self._config_raw = config, raw
         backend = config.backend
-        log.info("network %s, /%d a host, %s", config.network, config.subnet_len, backend)
+        log.info("network %s, /%d a host, %s", config.network, config.subnet_len, describe(backend))
         self._enter_local()
         self.peering.refresh()
         self.lease_loop.trigger()
@@ -322,7 +328,7 @@ class NetdApp:
             self.host.set_facts(Facts(config.network, holder.subnet, mtu, masq))
 
     async def _fall_back(self) -> None:
-        """Use the saved state when etcd has not answered in time."""
+        """Use what was saved of that which etcd has not told in time."""
         await asyncio.sleep(CACHE_AFTER)
         holder, state = self.holder, self._state
         if holder is None or not self.lease_loop.waiting_for or not state.config:
@@ -334,17 +340,19 @@ class NetdApp:
         subnet = state.remembered
         if subnet is None or not config.admits(subnet):
             return
-        self.from_cache = True
         saved_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.saved_at))
-        log.warning(
-            "etcd has not answered for %g s: coming up with subnet %s and %d lease records, "
-            "saved at %s", CACHE_AFTER, subnet, len(state.records), saved_at,
-        )  # fmt: skip
         if not self.peering.listed:
+            self.from_cache = True
+            log.warning(
+                "etcd has not answered for %g s: coming up with subnet %s and %d lease records, "
+                "saved at %s", CACHE_AFTER, subnet, len(state.records), saved_at,
+            )  # fmt: skip
             self.roster.replace(state.to_records(), 0)
             self.peering.listed = True
         if self.config is None:
+            log.warning("using the network configuration saved at %s", saved_at)
             self._use_config(config, state.config)
+            self.lease_loop.listed("config")
         if holder.subnet is None:
             holder.use_cached(subnet)
         self.peering.refresh()

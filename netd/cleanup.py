@@ -48,6 +48,7 @@ class Cleanup:
         self._state_path = Path(settings["state-dir"]) / "state.json"
         self._state: State = load_state(self._state_path)
         self._subnet = self._state.remembered or self._subnet_in_file()
+        self._failed: set[str] = set()
 
     def _subnet_in_file(self) -> IPv4Network | None:
         try:
@@ -64,12 +65,13 @@ class Cleanup:
             (self._settings["bridge"], self._bridge),
             ("files", self._files),
         ]
-        done = []
+        done: list[Step] = []
         for what, work in steps:
             try:
                 done.append(Step(what, await work()))
             except (HostkitError, OSError) as error:
                 done.append(Step(what, str(error), ok=False))
+                self._failed.add(what)
         return done
 
     async def _lease(self) -> str:
@@ -133,13 +135,13 @@ class Cleanup:
 
     async def _files(self) -> str:
         settings = self._settings
-        names = (
-            settings["subnet-file"],
-            settings["docker-env-file"],
-            settings["docker-drop-in"],
-            str(self._state_path),
-        )
+        names = [settings["subnet-file"], settings["docker-env-file"], settings["docker-drop-in"]]
+        if not self._failed:
+            # What could not be removed is known from the state only: the next try needs it.
+            names.append(str(self._state_path))
         gone = [name for name in names if name and remove(Path(name))]
+        if settings["docker-drop-in"] in gone:
+            await self._runner.run(["systemctl", "daemon-reload"], check=False)
         for folder in (self._state_path.parent, Path(settings["subnet-file"]).parent):
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -112,11 +112,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("state-dir", text, "/var/lib/netd", "what has to survive a reboot", "DIR"),
     Option("run-dir", text, "/run/netd", "control socket", "DIR"),
     Option("v", integer(0, 10), 0, "log verbosity: 0 normal, 1 more, 2 with traces", "LEVEL"),
-    Option("print-config", boolean, False, "print each setting with its origin and stop"),
-    Option("json", boolean, False, "print JSON, for programs"),
-    Option("version", boolean, False, "print the version and stop"),
-    Option("help", boolean, False, "print this and stop"),
-    Option("h", boolean, False, "print this and stop", hidden=True),
+    Option(
+        "print-config", boolean, False, "print each setting with its origin and stop",
+        flag_only=True,
+    ),
+    Option("json", boolean, False, "print JSON, for programs", flag_only=True),
+    Option("version", boolean, False, "print the version and stop", flag_only=True),
+    Option("help", boolean, False, "print this and stop", flag_only=True),
+    Option("h", boolean, False, "print this and stop", hidden=True, flag_only=True),
 )  # fmt: skip
 
 
@@ -137,4 +140,5 @@ def etcd_config(settings: Settings) -> EtcdConfig:
             password=settings["etcd-password"],
         )
     except EtcdConfigError as error:
-        raise ConfigError(f"etcd-{error}") from error
+        origin = settings.origins.get(f"etcd-{error.field}", "")
+        raise ConfigError(f"{origin}: etcd-{error}".lstrip(": ")) from error

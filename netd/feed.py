@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from hostkit.etcd.errors import EtcdError, EtcdUnavailable
+from hostkit.etcd.errors import EtcdError
 from hostkit.etcd.gateway import EtcdClient
 from hostkit.etcd.watch import Changes, Snapshot, watch_prefix
 from hostkit.problems import Problems
 from netd.leases.model import FieldError, NetworkConfig, parse_network_config
 from netd.leases.peers import Entry, Roster
-from netd.leases.store import LeaseStore, to_record
+from netd.leases.store import LeaseStore
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +57,7 @@ class _Connection:
 
     def disconnected(self, error: EtcdError) -> None:
         self.is_connected = False
-        text = str(error)
-        if isinstance(error, EtcdUnavailable):
-            text += "; the data plane stays as it is"
-        self._problems.set(self._key, text)
+        self._problems.set(self._key, f"{error}; the data plane stays as it is")
 
 
 class Feed:
@@ -119,7 +116,8 @@ class Feed:
                 config = parse_network_config(value)
             except FieldError as error:
                 self._problems.set(
-                    "config", f"{key} is refused, the last good one stays in force: {error}"
+                    "config",
+                    f"{key} is refused, a good one stays in force if there was one: {error}",
                 )
             else:
                 self._problems.clear("config")
@@ -135,7 +133,7 @@ class Feed:
         async with contextlib.aclosing(stream) as items:
             async for item in items:
                 if isinstance(item, Snapshot):
-                    self._roster.replace(map(to_record, item.kvs), item.revision)
+                    self._roster.replace(map(self._store.record, item.kvs), item.revision)
                     self._events.roster_replaced()
                 else:
                     self._events.records_changed(list(self._fold(item)))
@@ -144,7 +142,7 @@ class Feed:
         for event in changes.events:
             before = self._roster.entries.get(event.kv.key)
             if event.type == "put":
-                yield before, self._roster.put(to_record(event.kv))
+                yield before, self._roster.put(self._store.record(event.kv))
             else:
                 self._roster.delete(event.kv.key, event.kv.mod_revision)
                 yield before, None

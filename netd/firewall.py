@@ -48,6 +48,7 @@ class Firewall:
         self.tables: Tables | None = None
         self._generation: Generation | None = None
         self._seen: object = None
+        self._look_took = 0.0
         self.loop = Reconciler(
             "iptables", self.converge, settle=0.02, tolerate=(FirewallError, OSError)
         )
@@ -78,14 +79,18 @@ class Firewall:
         """One pass."""
         if self._network is None or self._subnet is None:
             return
-        if not self._ip_masq and not self._forward_rules and self.tables is None:
-            self._applied = (self._network, self._subnet)
-            return
+        began = time.monotonic()
         try:
             await self._ensure(self._network, self._subnet)
         except FirewallError as error:
+            if not self._ip_masq and not self._forward_rules:
+                # Nothing is wanted of iptables, which need not even be installed.
+                log.debug("iptables: %s", error)
+                self._applied = (self._network, self._subnet)
+                return
             self._problems.set("iptables", str(error), blocking=self._applied is None)
             raise
+        self._look_took = time.monotonic() - began
         self._problems.clear("iptables")
 
     async def _ensure(self, network: IPv4Network, subnet: IPv4Network) -> None:
@@ -132,8 +137,15 @@ class Firewall:
             await asyncio.sleep(POLL)
             if self._generation is None or self._applied is None:
                 continue
+            since = time.monotonic() - looked
             now = self._generation.read(("nat", "filter"))
-            blind = now is None and time.monotonic() - looked >= self._resync
-            if (now is not None and now != self._seen) or blind:
+            # The legacy tables' figures do not change when a rule is replaced by one of its size.
+            sure = now is not None and self._generation.is_exact
+            if now is not None and now != self._seen:
+                # Among thousands of rules of others a look is dear: at most a tenth of the time.
+                due = since >= 10 * self._look_took
+            else:
+                due = not sure and since >= self._resync
+            if due:
                 looked = time.monotonic()
                 self.loop.trigger()

@@ -19,7 +19,7 @@ from hostkit.config import Settings
 from hostkit.files import write_atomic
 from hostkit.problems import Problems
 from hostkit.reconcile import Reconciler
-from netd.bridge.apply import ensure, observe
+from netd.bridge.apply import bridges_with, ensure
 from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
 from netd.bridge.plan import Bridge, Steps, Wanted
 from netd.errors import BridgeError
@@ -89,15 +89,14 @@ class HostSide:
             self.loop.trigger()
 
     async def in_use(self, subnet: IPv4Network) -> bool:
-        """Whether containers live on a bridge of ours that carries *subnet*."""
-        if not self._paths.bridge:
-            return False
+        """Whether *subnet* must not be given up: a bridge that carries it has ports, or a running
+        dockerd was started with it."""
         async with AsyncIPRoute() as netlink:
-            bridge = await observe(netlink, self._paths.bridge)
-        return (
-            bridge is not None
-            and bool(bridge.ports)
-            and any(one.network == subnet for one in bridge.addresses)
+            bridges = await bridges_with(netlink, subnet)
+        if any(bridge.ports for bridge in bridges.values()):
+            return True
+        return self._paths.bridge in bridges and await asyncio.to_thread(
+            _answers, self._paths.docker_socket
         )
 
     async def run(self) -> None:
@@ -197,7 +196,7 @@ class HostSide:
         if not steps:
             return
         if repair:
-            log.warning("repaired %s: %s", name, steps)
+            log.warning("repaired %s: %s", name, steps.describe())
             self._repaired("bridge")
         elif steps.create:
             log.info("made %s with %s, MTU %d", name, wanted.address, wanted.mtu)
@@ -219,6 +218,17 @@ def paths_from(settings: Settings) -> Paths:
         drop_in=Path(drop_in) if drop_in else None,
         docker_socket=Path(settings["docker-socket"]),
     )
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens on the Unix socket at *path*."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1.0)
+        try:
+            client.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 def _docker_unit() -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from hostkit.problems import Problems
 from netd.leases.model import Lease
-from netd.leases.peers import Entry, Judge, Roster
+from netd.leases.peers import Entry, Judge, Malformed, Roster
 from netd.overlay.manager import Overlay
 from netd.overlay.model import Peer
 
@@ -71,15 +71,13 @@ class Peering:
         if entry is None:
             return
         self.skipped.pop(entry.key, None)
-        if isinstance(new, Lease):
-            if judge.is_own(new):
-                return
+        if isinstance(new, Lease) and not judge.is_own(new):
             reason = judge.reason_against(new)
             if reason is None:
                 self._overlay.update_peer(new.subnet, _peer(new))
                 return
             self.skipped[new.key] = reason
-        elif new is not None:
+        elif isinstance(new, Malformed):
             self.skipped[new.key] = new.reason
         # Only what this very key brought in: a dual-stack key may name another record's subnet.
         if isinstance(old, Lease):
@@ -95,9 +93,9 @@ class Peering:
 
 def _is_odd(entry: Entry | None, judge: Judge) -> bool:
     """Whether *entry* might overlap another subnet; equal lengths never do."""
-    if entry is None:
+    if entry is None or entry.subnet is None:
         return False
-    return entry.subnet is None or entry.subnet.prefixlen != judge.config.subnet_len
+    return entry.subnet.prefixlen != judge.config.subnet_len
 
 
 def _peer(lease: Lease) -> Peer:

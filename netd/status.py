@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from netd.app import NetdApp
 
 
+REPAIRS = (
+    "link", "mtu", "address", "route", "neighbour", "fdb", "bridge", "iptables", "sysctl", "file",
+)  # fmt: skip
+"""What can be repaired."""
+
+
 class Figures:
     """netd's metrics; those that mirror a state are read when they are asked for."""
 
@@ -35,15 +41,20 @@ class Figures:
              lambda: app.holder is not None and app.holder.conflict),
             ("lease_expiry_timestamp_seconds", "When the lease ends unless renewed, 0 for never",
              lambda: (app.holder.expires_at if app.holder else None) or 0.0),
+            ("problems", "Problems that stand", lambda: len(app.problems.all())),
+        ):  # fmt: skip
+            metrics.gauge(name, text).set_function(_number(read))
+        for name, text, read in (
             ("lease_reacquired", "How often a lost record was created again",
              lambda: app.holder.reacquired if app.holder else 0),
             ("renumbered", "How often this host took another subnet",
              lambda: app.holder.renumbered if app.holder else 0),
-            ("problems", "Problems that stand", lambda: len(app.problems.all())),
             ("iptables_restore_failures", "Failed writes of iptables rules",
              lambda: app.firewall.tables.restore_failures if app.firewall.tables else 0),
         ):  # fmt: skip
-            metrics.gauge(name, text).set_function(_number(read))
+            metrics.reading(name, text, _number(read))
+        for kind in REPAIRS:
+            self._repairs.labels(kind)
 
     def repaired(self, kind: str) -> None:
         """Count one repair."""

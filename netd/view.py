@@ -43,8 +43,9 @@ def render(document: Mapping[str, Any], now: float) -> RenderableType:
         parts += [Text(), _peers(peers, now)]
     if document["skipped"]:
         parts += [Text(), _skipped(document["skipped"])]
-    if document["problems"]:
-        parts += [Text(), _problems(document["problems"], now)]
+    problems = [one for one in document["problems"] if not one["key"].startswith("record ")]
+    if problems:
+        parts += [Text(), _problems(problems, now)]
     return Group(*parts)
 
 
@@ -71,16 +72,15 @@ def _facts(document: Mapping[str, Any], now: float) -> Table:
         table.add_row("network", f"{network['network']}, {backend['type']}{extra}{direct}")
     mac = f", VTEP {network['vtep_mac']}" if network["vtep_mac"] else ""
     if network["interface"]:
-        table.add_row(
-            "host", f"{network['public_ip']} on {network['interface']}{mac}, MTU {network['mtu']}"
-        )
+        where = f"{network['public_ip']} on {network['interface']}{mac}, MTU {network['mtu']}"
+        table.add_row("host", Text(where))
     variant = document["iptables"]["variant"] or "not used"
     table.add_row("iptables", f"{variant}")
     sysctls = ", ".join(
         f"{one['name']}={one['wanted'] if not one['error'] else one['found'] + ' (!)'}"
         for one in document["sysctls"]
     )
-    table.add_row("sysctls", sysctls or "-")
+    table.add_row("sysctls", Text(sysctls or "-"))
     repairs = ", ".join(f"{kind} {count}" for kind, count in document["repairs"].items())
     table.add_row("repairs", repairs or "none")
     table.add_row("peers", str(len(document["peers"])))

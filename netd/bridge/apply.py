@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from netd.bridge.plan import Bridge, Refusal, Steps, Wanted, decide
@@ -16,30 +16,43 @@ _IFF_UP = 1
 
 
 async def observe(netlink: AsyncIPRoute, name: str) -> Bridge | None:
-    """docker0 as the kernel has it; None when there is no such device."""
-    found = None
-    ports: list[tuple[int, str]] = []
-    async for link in await netlink.get_links():
-        if link.get("ifname") == name:
-            found = link
-        elif link.get("master"):
-            ports.append((link.get("master"), link.get("ifname")))
-    if found is None:
-        return None
-    addresses = []
-    async for item in await netlink.get_addr(family=_AF_INET, index=found["index"]):
+    """The device *name* as the kernel has it; None when there is no such device."""
+    return (await _look(netlink)).get(name)
+
+
+async def bridges_with(netlink: AsyncIPRoute, subnet: IPv4Network) -> dict[str, Bridge]:
+    """The bridges that have an address in *subnet*, by name."""
+    return {
+        name: bridge
+        for name, bridge in (await _look(netlink)).items()
+        if bridge.kind == "bridge" and any(one.network == subnet for one in bridge.addresses)
+    }
+
+
+async def _look(netlink: AsyncIPRoute) -> dict[str, Bridge]:
+    """Every device, with its addresses and with the devices attached to it."""
+    addresses: dict[int, list[IPv4Interface]] = {}
+    async for item in await netlink.get_addr(family=_AF_INET):
         local = item.get("local") or item.get("address")
-        addresses.append(IPv4Interface(f"{local}/{item['prefixlen']}"))
-    info = found.get("linkinfo")
-    return Bridge(
-        index=found["index"],
-        kind=(info.get("kind") if info is not None else "") or "",
-        up=bool(found["flags"] & _IFF_UP),
-        mtu=found.get("mtu"),
-        mac=found.get("address") or "",
-        addresses=tuple(addresses),
-        ports=tuple(sorted(port for master, port in ports if master == found["index"])),
-    )
+        addresses.setdefault(item["index"], []).append(
+            IPv4Interface(f"{local}/{item['prefixlen']}")
+        )
+    links = [link async for link in await netlink.get_links()]
+    found = {}
+    for link in links:
+        info = link.get("linkinfo")
+        found[link.get("ifname")] = Bridge(
+            index=link["index"],
+            kind=(info.get("kind") if info is not None else "") or "",
+            up=bool(link["flags"] & _IFF_UP),
+            mtu=link.get("mtu"),
+            mac=link.get("address") or "",
+            addresses=tuple(addresses.get(link["index"], ())),
+            ports=tuple(
+                sorted(one.get("ifname") for one in links if one.get("master") == link["index"])
+            ),
+        )
+    return found
 
 
 async def carry_out(netlink: AsyncIPRoute, name: str, wanted: Wanted, steps: Steps) -> None:

@@ -69,7 +69,9 @@ def drop_in(env_file: str, unit_text: str) -> str:
     packages' do not and get their own command line with it appended.
     """
     lines = ["# Written by netd.", "[Service]", f"EnvironmentFile=-{env_file}"]
-    match = re.search(r"^ExecStart=((?:.*\\\n)*.*)$", unit_text, re.MULTILINE)
-    if match is not None and "$DOCKER_OPTS" not in match[1]:
-        lines += ["ExecStart=", f"ExecStart={match[1]} $DOCKER_OPTS"]
+    # systemd.service(5): an empty ExecStart= takes back what stood before.
+    commands = re.findall(r"^ExecStart=((?:.*\\\n)*.*)$", unit_text, re.MULTILINE)
+    command = next((one for one in reversed(commands) if one.strip()), "")
+    if command and not re.search(r"\$\{?DOCKER_OPTS\b", command):
+        lines += ["ExecStart=", f"ExecStart={command} $DOCKER_OPTS"]
     return "\n".join(lines) + "\n"

@@ -44,6 +44,17 @@ class Steps:
     remove: tuple[IPv4Interface, ...] = ()
     set_up: bool = False
 
+    def describe(self) -> str:
+        """The steps in words."""
+        words = [
+            "created" if self.create else "",
+            f"MTU set to {self.set_mtu}" if self.set_mtu is not None else "",
+            "address " + ", ".join(map(str, self.add)) + " added" if self.add else "",
+            "address " + ", ".join(map(str, self.remove)) + " removed" if self.remove else "",
+            "set up" if self.set_up else "",
+        ]
+        return ", ".join(word for word in words if word) or "nothing"
+
     def __bool__(self) -> bool:
         return bool(
             self.create or self.set_mtu is not None or self.add or self.remove or self.set_up
@@ -64,7 +75,9 @@ def decide(observed: Bridge | None, wanted: Wanted) -> Steps | Refusal:
         return Steps(create=True, set_mtu=wanted.mtu, add=(wanted.address,), set_up=True)
     if observed.kind != "bridge":
         return Refusal(f"there is a device of that name which is a {observed.kind or 'plain'} link")
-    others = tuple(one for one in observed.addresses if one != wanted.address)
+    # Beside ours, an address that the administrator added does no harm.
+    right = wanted.address in observed.addresses
+    others = () if right else observed.addresses
     if others and observed.ports:
         return Refusal(
             f"it has address {', '.join(map(str, others))} instead of {wanted.address}",
@@ -72,7 +85,7 @@ def decide(observed: Bridge | None, wanted: Wanted) -> Steps | Refusal:
         )
     return Steps(
         set_mtu=wanted.mtu if observed.mtu != wanted.mtu else None,
-        add=() if wanted.address in observed.addresses else (wanted.address,),
+        add=() if right else (wanted.address,),
         remove=others,
         set_up=not observed.up,
     )

@@ -6,14 +6,16 @@ a chain that is right is not mentioned. Foreign chains and rules are never touch
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from netd.iptables.chain import Wish
 
 _RULE = re.compile(r"-A (\S+) (.*)")
-_TARGET = re.compile(r"(?:^| )-[jg] (\S+)")
-_CATCH_ALL = re.compile(r"-j (?:DROP|REJECT)(?: --reject-with \S+)?")
+_COMMENT = r'-m comment --comment (?:"(?:[^"\\]|\\.)*"|\S+) '
+_CATCH_ALL = re.compile(rf"(?:{_COMMENT})?-j (?:DROP|REJECT)(?: --reject-with \S+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def plan(wish: Wish, observed: Observed) -> Change | None:
         body += [f"-A {chain.name} {rule}" for rule in chain.rules]
     for jump in wish.jumps:
         rules = observed.chains.get(jump.parent, ())
-        found = [(i, rule) for i, rule in enumerate(rules) if _target(rule) == jump.target]
+        found = [(i, rule) for i, rule in enumerate(rules) if _enters(rule, jump.target)]
         wall = _first_catch_all(rules)
         if len(found) == 1 and found[0][1] == jump.rule and (wall is None or found[0][0] < wall):
             continue
@@ -74,7 +76,7 @@ def plan(wish: Wish, observed: Observed) -> Change | None:
     for name in gone:
         what.append(f"chain {name} removed")
         for parent, rules in observed.chains.items():
-            body += [f"-D {parent} {rule}" for rule in rules if _target(rule) == name]
+            body += [f"-D {parent} {rule}" for rule in rules if _enters(rule, name)]
         head.append(f":{name} - [0:0]")
         body.append(f"-X {name}")
     if not what:
@@ -82,9 +84,15 @@ def plan(wish: Wish, observed: Observed) -> Change | None:
     return Change("\n".join([f"*{wish.table}", *head, *body, "COMMIT", ""]), tuple(what))
 
 
-def _target(rule: str) -> str | None:
-    found = _TARGET.findall(rule)
-    return found[-1] if found else None
+def _enters(rule: str, chain: str) -> bool:
+    """Whether *rule* jumps or goes to *chain*; its name may also stand in a quoted text."""
+    if chain not in rule:
+        return False
+    try:
+        words = shlex.split(rule)
+    except ValueError:
+        return False
+    return any(pair in {("-j", chain), ("-g", chain)} for pair in pairwise(words))
 
 
 def _first_catch_all(rules: tuple[str, ...]) -> int | None:

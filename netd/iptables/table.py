@@ -69,6 +69,11 @@ class Generation:
         self._socket: socket.socket | None = None
         self._sequence = 0
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every change of the rules changes the number."""
+        return self._variant == "nft"
+
     def read(self, tables: Iterable[str]) -> object:
         """What identifies the present state of *tables*."""
         try:

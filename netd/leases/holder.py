@@ -9,22 +9,21 @@ in force in this process it is changed only with *allow_renumber*: containers ru
     record foreign       problem "lease" (blocking), data plane untouched, retried on every change
 """
 
-import asyncio
 import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from hostkit.etcd.errors import EtcdError
-from hostkit.etcd.lease import LeaseGone, LeaseKeeper
 from hostkit.problems import Problems
 from netd.errors import LeaseError
 from netd.leases.allocate import Contested, Exhausted, Identity, Keep, Take, decide
+from netd.leases.keeping import Keeping
 from netd.leases.model import Lease, NetworkConfig, backend_type, render_lease
-from netd.leases.peers import Roster, interpret
+from netd.leases.peers import Entry, Record, Roster, interpret
 from netd.leases.store import LeaseStore
 
 log = logging.getLogger(__name__)
@@ -62,6 +61,7 @@ class LeaseHolder:
         remembered: IPv4Network | None,
         changed: Callable[[Held], None],
         trigger: Callable[[], None],
+        find_owner: Callable[[], Awaitable[str | None]],
         allow_renumber: bool = False,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -76,7 +76,7 @@ class LeaseHolder:
         self._known_macs = known_macs
         self._remembered = remembered
         self._changed = changed
-        self._trigger = trigger
+        self._find_owner = find_owner
         self._allow_renumber = allow_renumber
         self._clock = clock
         self._rng = rng or random.Random()
@@ -88,17 +88,15 @@ class LeaseHolder:
         self.renumbered = 0
         self.reacquired = 0
         self.conflict = False
-        self._keeper: LeaseKeeper | None = None
-        self._keeper_task: asyncio.Task[None] | None = None
+        self._keeping = Keeping(store.client, store.ttl, keepalive, trigger)
         self._noted_at = 0.0
 
     @property
     def expires_at(self) -> float | None:
         """Unix time at which etcd drops the record unless it is renewed; None: not in etcd, or
         a reservation."""
-        if self._keeper is None:
-            return None
-        return self._clock() + self._keeper.expires_at - time.monotonic()
+        end = self._keeping.expires_at
+        return None if end is None else self._clock() + end - time.monotonic()
 
     def use_cached(self, subnet: IPv4Network) -> None:
         """Put *subnet* in force without etcd; it is validated when etcd answers."""
@@ -117,7 +115,7 @@ class LeaseHolder:
 
     async def close(self) -> None:
         """Stop renewing; the record stays."""
-        await self._stop_keeper()
+        await self._keeping.stop()
 
     async def _acquire(self, config: NetworkConfig, *, renumber: bool) -> None:
         history = await self.store.history()
@@ -143,7 +141,7 @@ class LeaseHolder:
                     value = render_lease(self.public_ip, config.backend, self.vtep_mac)
                     lease_or_none = await self.store.create(subnet, value, self.public_ip)
                     if lease_or_none is not None:
-                        self._hold(lease_or_none, f"leased ({why})")
+                        await self._hold(lease_or_none, f"leased ({why})")
                         return
                     log.info("subnet %s was taken by another host meanwhile", subnet)
                     excluded.add(subnet)
@@ -156,174 +154,190 @@ class LeaseHolder:
                     raise LeaseError(text)
 
     async def _refuse_if_live(self, lease: Lease) -> None:
-        """Raise LeaseError while *lease*, which bears our address, is kept alive by another host.
+        """Raise LeaseError while *lease*, which bears our address, belongs to another live host.
 
-        Only netd renews often enough to be seen alive; a record that was not renewed for two
-        rounds is taken to be this host's own from before its state was lost.
+        A netd renews so often that the lease's age tells it alive; any other host is found by
+        asking the network who has the address. A record without either sign is taken to be this
+        host's own from before its state was lost.
         """
         info = await self.store.remaining(lease.lease_id)
-        if info.ttl >= info.granted - 2 * self._keepalive - 5:
-            text = (
-                f"PublicIP {self.public_ip} is held by another live host: lease {lease.key} "
-                f"(VTEP {lease.vtep_mac or 'none'}) was renewed in the last "
-                f"{max(0, info.granted - info.ttl)} s; give this host an address of its own "
-                "with --public-ip or --iface. If it is this very host after a reinstallation, "
-                "the lease will be taken over in a few minutes"
-            )
-            self.problems.set("public-ip", text, blocking=True)
-            raise LeaseError(text)
-        self.problems.clear("public-ip")
+        if info.ttl < 0:
+            raise LeaseError(f"lease {lease.key} has just ended, looking again")
+        age = max(0, info.granted - info.ttl)
+        sign = ""
+        if age <= min(2 * self._keepalive + 5, info.granted / 2):
+            sign = f"was renewed {age} s ago"
+        elif owner := await self._ask_network():
+            sign = f"and {owner} on this network answers for the address"
+        if not sign:
+            self.problems.clear("public-ip")
+            return
+        # Without the age: the same refusal again is no new problem.
+        mac = lease.vtep_mac or "none"
+        text = (
+            f"PublicIP {self.public_ip} is held by another live host: lease {lease.key} (VTEP "
+            f"{mac}); give this host an address of its own with --public-ip or --iface. If it "
+            "is this very host after a reinstallation, the lease is taken over in a few minutes"
+        )
+        log.debug("lease %s %s", lease.key, sign)
+        self.problems.set("public-ip", text, blocking=True)
+        raise LeaseError(text)
+
+    async def _ask_network(self) -> str | None:
+        try:
+            return await self._find_owner()
+        except OSError as error:
+            log.debug("cannot ask the network for %s: %s", self.public_ip, error)
+            return None
 
     async def _adopt(self, config: NetworkConfig, lease: Lease, how: str) -> None:
         """Go on with an existing record, putting our value into it where it differs."""
+        current = await self.store.read(lease.subnet)
+        # Decided on what the watch had told: etcd may be further, and the subnet another's.
+        if current is None or current.mod_revision != lease.mod_revision:
+            raise LeaseError(f"lease {lease.key} changed while it was being adopted")
         if self._mac_is_new and lease.vtep_mac:
             self.vtep_mac = lease.vtep_mac
-        value = render_lease(self.public_ip, config.backend, self.vtep_mac)
-        current = await self.store.read(lease.subnet)
-        if current is None:
-            raise LeaseError(f"lease {lease.key} went away while it was being adopted")
-        if current.value != value:
-            entry = interpret(current)
-            if not isinstance(entry, Lease):
-                raise LeaseError(f"lease {lease.key} was damaged meanwhile: {entry.reason}")
-            updated = await self.store.update(entry, value)
-            if updated is None:
-                raise LeaseError(f"lease {lease.key} was changed by somebody else meanwhile")
-            lease = updated
-        self._hold(lease, how)
+        await self._hold(await self._write(config, current, lease), how)
 
-    def _hold(self, lease: Lease, how: str) -> None:
-        first_or_moved = self.subnet != lease.subnet
-        if first_or_moved and self.subnet is not None:
+    async def _write(self, config: NetworkConfig, record: Record, known: Lease | None) -> Lease:
+        """Put our value into *record* unless it is there; returns the record as a lease."""
+        value = render_lease(self.public_ip, config.backend, self.vtep_mac)
+        if known is not None and record.value == value:
+            return known
+        updated = await self.store.update(record, value)
+        if updated is None:
+            raise LeaseError(f"lease {record.key} was changed by somebody else meanwhile")
+        return updated
+
+    async def _hold(self, lease: Lease, how: str) -> None:
+        """*lease* is ours: renew it, give back the one we had, and tell when the subnet moved."""
+        moved = self.subnet != lease.subnet
+        if moved and self.subnet is not None:
             self.renumbered += 1
+        new = self.lease is None or self.lease.lease_id != lease.lease_id
+        old = self.lease
         self._mac_is_new = False
-        self.subnet = lease.subnet
-        if self.lease is None or self.lease.lease_id != lease.lease_id:
-            self.acquired_at = self._clock()
-        self.lease = lease
-        self.conflict = False
-        self._start_keeper(lease)
+        self.subnet, self.lease, self.conflict = lease.subnet, lease, False
+        self._keeping.keep(lease.lease_id)
         for key in ("lease", "public-ip"):
             self.problems.clear(key)
-        kind = "reservation" if lease.is_reservation else f"lease {lease.lease_id:x}"
-        log.info("subnet %s %s, %s", lease.subnet, how, kind)
-        if first_or_moved:
+        if new:
+            self.acquired_at = self._clock()
+            kind = "reservation" if lease.is_reservation else f"lease {lease.lease_id:x}"
+            log.info("subnet %s %s, %s", lease.subnet, how, kind)
+        if moved:
             self._changed(Held(lease.subnet, self.vtep_mac, lease))
+        if new and old is not None and old.lease_id:
+            await self.store.drop(old)
 
     async def _defend(self, config: NetworkConfig, subnet: IPv4Network) -> None:
         """Make etcd say what is in force here, or say why it cannot."""
         if not config.admits(subnet):
-            await self._lost(
+            await self._leave(
                 config,
                 f"the network configuration ({config.network}, /{config.subnet_len}) no longer "
                 f"admits our subnet {subnet}",
             )
             return
-        value = render_lease(self.public_ip, config.backend, self.vtep_mac)
         entry = self.roster.entries.get(self.store.key(subnet))
-        if self._is_current(entry, config):
-            self._settle(entry)
+        if isinstance(entry, Lease) and self._is_current(entry, config):
+            await self._hold(entry, "confirmed")
             return
         # The watch may lag behind our own writes: ask etcd itself before acting.
         record = await self.store.read(subnet)
         if record is None:
-            lease = await self.store.create(subnet, value, self.public_ip)
-            if lease is not None:
-                if self.lease is not None:
-                    self.reacquired += 1
-                self._hold(lease, "leased again after its record was lost")
-                return
-            record = await self.store.read(subnet)
-            if record is None:
-                raise LeaseError(f"the record of {subnet} appears and vanishes, trying again")
+            await self._create_again(config, subnet)
+            return
         found = interpret(record)
-        if isinstance(found, Lease) and self._is_ours(found):
-            if self._mac_is_new and found.vtep_mac:
-                self.vtep_mac = found.vtep_mac
-                value = render_lease(self.public_ip, config.backend, self.vtep_mac)
-            if record.value != value:
-                updated = await self.store.update(found, value)
-                if updated is None:
-                    raise LeaseError(f"lease {found.key} changed while it was updated")
-                found = updated
-            self._settle(found)
+        if self._is_ours(found):
+            known = found if isinstance(found, Lease) else None
+            if self._mac_is_new and known is not None and known.vtep_mac:
+                self.vtep_mac = known.vtep_mac
+            await self._hold(await self._write(config, record, known), "confirmed by etcd")
             return
         holder = f"host {found.public_ip}" if isinstance(found, Lease) else "a damaged record"
         await self._lost(config, f"our subnet {subnet} is now held by {holder} ({record.key})")
 
-    def _is_ours(self, lease: Lease) -> bool:
-        return lease.public_ip == self.public_ip and (
-            not lease.vtep_mac
-            or self._mac_is_new
-            or lease.vtep_mac in self._known_macs | {self.vtep_mac}
-        )
+    async def _create_again(self, config: NetworkConfig, subnet: IPv4Network) -> None:
+        """Our record is missing: create it, under the etcd lease that it had if that lives."""
+        if self.lease is None:
+            for other in self.roster.leases():
+                if other.public_ip == self.public_ip and not self._is_ours(other):
+                    await self._refuse_if_live(other)
+        else:
+            self.store.reuse(self.lease.lease_id)
+        value = render_lease(self.public_ip, config.backend, self.vtep_mac)
+        lease = await self.store.create(subnet, value, self.public_ip)
+        if lease is None:
+            raise LeaseError(f"the record of {subnet} has just been made by somebody")
+        if self.lease is not None or self.conflict:
+            self.reacquired += 1
+            self.lease = None
+        await self._hold(lease, "leased again, its record was missing")
 
-    def _is_current(self, entry: object, config: NetworkConfig) -> bool:
-        """Whether the watched record is what we would write, under the lease that we renew."""
+    def _is_ours(self, entry: Entry) -> bool:
+        """Whether *entry* is this host's: by address and MAC, or because it hangs on the etcd
+        lease that only we hold, whatever somebody wrote into it."""
+        if self.lease is not None and entry.lease_id and entry.lease_id == self.lease.lease_id:
+            return True
         return (
             isinstance(entry, Lease)
-            and self.lease is not None
+            and entry.public_ip == self.public_ip
+            and (
+                not entry.vtep_mac
+                or self._mac_is_new
+                or entry.vtep_mac in self._known_macs | {self.vtep_mac}
+            )
+        )
+
+    def _is_current(self, entry: Lease, config: NetworkConfig) -> bool:
+        """Whether the watched record is what we would write, under the lease that we renew."""
+        return (
+            self.lease is not None
             and entry.lease_id == self.lease.lease_id
             and entry.public_ip == self.public_ip
             and entry.backend_type == backend_type(config.backend)
             and (entry.backend_type != "vxlan" or entry.vtep_mac == self.vtep_mac)
             and entry.vni == getattr(config.backend, "vni", 0)
-            and (entry.lease_id == 0 or self._keeper is not None)
+            and entry.lease_id == self._keeping.lease_id
         )
-
-    def _settle(self, lease: object) -> None:
-        assert isinstance(lease, Lease)  # noqa: S101 - narrowed by the callers
-        if self.lease is None:
-            self._hold(lease, "confirmed by etcd")
-            return
-        self.lease = lease
-        self.conflict = False
-        self._start_keeper(lease)
-        self.problems.clear("lease")
 
     async def _lost(self, config: NetworkConfig, what: str) -> None:
         """Another holds our subnet: keep everything as it is unless renumbering was allowed."""
         self.conflict = True
-        await self._stop_keeper()
+        await self._keeping.stop()
+        if self.lease is not None:
+            # The record hangs on another lease now: ours is good for the next one.
+            self.store.reuse(self.lease.lease_id)
+            self.lease = None
+        if self._allow_renumber:
+            log.warning("%s; renumbering as --allow-renumber says", what)
+            await self._acquire(config, renumber=True)
+            return
+        self._refuse(what)
+        await self.store.release_unbound()
+
+    async def _leave(self, config: NetworkConfig, what: str) -> None:
+        """Our subnet is no longer wanted by the configuration: the same choice."""
         if not self._allow_renumber:
-            self.problems.set(
-                "lease",
-                f"{what}; containers run on it, so nothing is renumbered and the data plane "
-                "stays. Stop the containers and restart netd with --allow-renumber",
-                blocking=True,
-            )
+            self.conflict = True
+            self._refuse(what)
             return
         log.warning("%s; renumbering as --allow-renumber says", what)
-        self.lease = None
+        await self._keeping.stop()
+        if self.lease is not None:
+            old, self.lease = self.lease, None
+            await self.store.drop(old)
         await self._acquire(config, renumber=True)
 
-    def _start_keeper(self, lease: Lease) -> None:
-        if lease.lease_id == 0 or (
-            self._keeper is not None and self._keeper.lease_id == lease.lease_id
-        ):
-            return
-        if self._keeper_task is not None:
-            self._keeper_task.cancel()
-        self._keeper = LeaseKeeper(
-            self.store.client, lease.lease_id, self.store.ttl, interval=self._keepalive
+    def _refuse(self, what: str) -> None:
+        self.problems.set(
+            "lease",
+            f"{what}; containers may run on it, so nothing is renumbered and the data plane "
+            "stays. Stop the containers and restart netd with --allow-renumber",
+            blocking=True,
         )
-        self._keeper_task = asyncio.create_task(self._keep(self._keeper))
-
-    async def _keep(self, keeper: LeaseKeeper) -> None:
-        try:
-            await keeper.run()
-        except LeaseGone:
-            log.warning("etcd lease %x is gone, its record will be created again", keeper.lease_id)
-        if self._keeper is keeper:
-            self._keeper = None
-        self._trigger()
-
-    async def _stop_keeper(self) -> None:
-        task, self._keeper_task, self._keeper = self._keeper_task, None, None
-        if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def _note_history(self) -> None:
         if self.lease is None or self.conflict:

@@ -21,6 +21,7 @@ LEASE_TTL = 86_400
 """Seconds; flannel's subnetTTL."""
 
 _KEY = re.compile(r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&([0-9a-fA-F:.]+)-(\d{1,3}))?")
+_CIDR = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}/(?:0|[1-9]\d?)")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 
 UNSUPPORTED_BACKENDS = {
@@ -56,6 +57,22 @@ Backend = VxlanOptions | HostGwOptions
 def backend_type(backend: Backend) -> str:
     """The name of *backend* in configurations and lease records."""
     return "vxlan" if isinstance(backend, VxlanOptions) else "host-gw"
+
+
+def describe(backend: Backend) -> str:
+    """*backend* for a log line."""
+    if isinstance(backend, HostGwOptions):
+        return "host-gw"
+    flags = [
+        name
+        for name, on in (
+            ("DirectRouting", backend.direct_routing),
+            ("GBP", backend.gbp),
+            ("Learning", backend.learning),
+        )
+        if on
+    ]
+    return ", ".join([f"vxlan VNI {backend.vni} port {backend.port}", *flags])
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +160,7 @@ def _number(fields: Mapping[str, Any], name: str, default: int, low: int, high: 
 def _network(fields: Mapping[str, Any], notes: list[str]) -> IPv4Network:
     value = fields.get("network")
     rule = 'must be an IPv4 network such as "10.1.0.0/16"'
-    if not isinstance(value, str) or "/" not in value:
+    if not isinstance(value, str) or not _CIDR.fullmatch(value):
         raise FieldError("Network", value, rule)
     try:
         network = IPv4Network(value, strict=False)
@@ -176,7 +193,8 @@ def _bound(
     fields: Mapping[str, Any], name: str, default: IPv4Address, network: IPv4Network, length: int
 ) -> IPv4Address:
     value = fields.get(name.lower())
-    if value is None or value == "":
+    # flannel takes the zero address for unset.
+    if value in {None, "", "0.0.0.0"}:  # noqa: S104
         return default
     try:
         address = IPv4Address(value if isinstance(value, str) else "")
@@ -262,12 +280,14 @@ class _BackendData(msgspec.Struct):
 class _Value(msgspec.Struct):
     PublicIP: str
     BackendType: str = ""
-    BackendData: _BackendData | None = None
+    # Each backend has its own; ours is read only where the type is ours.
+    BackendData: msgspec.Raw = msgspec.Raw(b"null")
     PublicIPv6: str | None = None
-    BackendV6Data: msgspec.Raw | None = None
+    BackendV6Data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode = msgspec.json.Decoder(_Value).decode
+_decode_vxlan = msgspec.json.Decoder(_BackendData | None).decode
 
 
 def subnet_key(subnet: IPv4Network) -> str:
@@ -296,10 +316,16 @@ def parse_key(name: str) -> tuple[IPv4Network, bool]:
 
 
 def parse_lease(
-    key: str, value: bytes, *, lease_id: int = 0, mod_revision: int = 0, create_revision: int = 0
+    key: str,
+    value: bytes,
+    *,
+    lease_id: int = 0,
+    mod_revision: int = 0,
+    create_revision: int = 0,
+    name: str = "",
 ) -> Lease:
-    """Read one record; *key* may carry the etcd prefix. Raises FieldError."""
-    name = key_name(key)
+    """Read one record; *name* is its key without the etcd prefix. Raises FieldError."""
+    name = name or key_name(key)
     subnet, dual = parse_key(name)
     if dual:
         raise FieldError("key", name, "is a dual-stack lease, netd carries IPv4 only")
@@ -320,8 +346,7 @@ def parse_lease(
         or public_ip.is_reserved
     ):
         raise FieldError("PublicIP", data.PublicIP, "must be a host's own unicast address")
-    v6_data = b"" if data.BackendV6Data is None else bytes(data.BackendV6Data)
-    if data.PublicIPv6 or v6_data not in {b"", b"null"}:
+    if data.PublicIPv6 or bytes(data.BackendV6Data) not in {b"", b"null"}:
         raise FieldError("PublicIPv6", data.PublicIPv6, "dual stack, netd carries IPv4 only")
     kind = data.BackendType.lower()
     vni, mac = 0, ""
@@ -330,7 +355,11 @@ def parse_lease(
     return Lease(key, subnet, public_ip, kind, vni, mac, lease_id, mod_revision, create_revision)
 
 
-def _vxlan_data(data: _BackendData | None) -> tuple[int, str]:
+def _vxlan_data(raw: msgspec.Raw) -> tuple[int, str]:
+    try:
+        data = _decode_vxlan(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FieldError("BackendData", bytes(raw), f"is not vxlan's ({error})") from error
     if data is None or not data.VtepMAC:
         raise FieldError("BackendData.VtepMAC", None, "is missing")
     if not _MAC.fullmatch(data.VtepMAC):

@@ -23,13 +23,14 @@ from netd.leases.model import (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One key as etcd holds it."""
+    """One key as etcd holds it; *name* is what stands behind ``PREFIX/subnets/`` in it."""
 
     key: str
     value: bytes
     lease_id: int
     mod_revision: int
     create_revision: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,11 @@ def interpret(record: Record) -> Entry:
             lease_id=record.lease_id,
             mod_revision=record.mod_revision,
             create_revision=record.create_revision,
+            name=record.name,
         )
     except FieldError as error:
         try:
-            subnet, _ = parse_key(key_name(record.key))
+            subnet, _ = parse_key(record.name or key_name(record.key))
         except FieldError:
             return Malformed(record.key, str(error), None, record.lease_id)
         return Malformed(record.key, str(error), subnet, record.lease_id)

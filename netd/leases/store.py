@@ -8,18 +8,12 @@ A record is only ever created if absent and only changed if unchanged since it w
 hosts cannot share a subnet. After a call whose outcome is unknown the key is read again.
 """
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from hostkit.etcd.errors import EtcdUnavailable
 from hostkit.etcd.gateway import EtcdClient, KeyValue, LeaseInfo, absent, mod_revision_is, put
 from netd.leases.model import FieldError, Lease, parse_key, parse_lease, subnet_key
 from netd.leases.peers import Record
-
-
-def to_record(item: KeyValue) -> Record:
-    """An etcd key with its value as a lease record."""
-    return Record(item.key, item.value, item.lease, item.mod_revision, item.create_revision)
 
 
 class LeaseStore:
@@ -46,13 +40,20 @@ class LeaseStore:
         """The key of the record for *subnet*."""
         return self.subnets_prefix + subnet_key(subnet)
 
+    def record(self, item: KeyValue) -> Record:
+        """An etcd key below ``subnets/`` with its value as a lease record."""
+        name = item.key.removeprefix(self.subnets_prefix)
+        return Record(
+            item.key, item.value, item.lease, item.mod_revision, item.create_revision, name
+        )
+
     def _history_key(self, subnet: IPv4Network) -> str:
         return f"{self.prefix}/netd/history/{subnet_key(subnet)}"
 
     async def read(self, subnet: IPv4Network) -> Record | None:
         """The record for *subnet* as etcd has it now."""
         item = await self.client.get(self.key(subnet))
-        return None if item is None else to_record(item)
+        return None if item is None else self.record(item)
 
     async def create(
         self, subnet: IPv4Network, value: bytes, public_ip: IPv4Address
@@ -72,11 +73,14 @@ class LeaseStore:
             )
             created, revision = result.succeeded, result.revision
         except EtcdUnavailable:
+            created, revision = False, 0
+            if await self.client.get(key) is None:
+                raise
+        if not created:
+            # An earlier attempt, which timed out, may have been committed after all.
             found = await self.client.get(key)
             created = found is not None and found.lease == lease_id
             revision = found.mod_revision if found is not None else 0
-            if found is None:
-                raise
         if not created:
             await self.release_unbound()
             return None
@@ -85,22 +89,31 @@ class LeaseStore:
             key, value, lease_id=lease_id, mod_revision=revision, create_revision=revision
         )
 
+    def reuse(self, lease_id: int) -> None:
+        """Use *lease_id*, whose record is gone, for the next record instead of another lease."""
+        self._unbound = self._unbound or lease_id
+
     async def release_unbound(self) -> None:
         """Give back a granted lease that no record uses."""
         if self._unbound:
             lease_id, self._unbound = self._unbound, 0
             await self.client.lease_revoke(lease_id)
 
-    async def update(self, lease: Lease, value: bytes) -> Lease | None:
-        """Change the value of *lease* and keep its etcd lease; None when it changed meanwhile."""
+    async def update(self, record: Record, value: bytes) -> Lease | None:
+        """Change the value of *record* and keep its etcd lease; None when it changed meanwhile."""
         result = await self.client.txn(
-            [mod_revision_is(lease.key, lease.mod_revision)],
-            [put(lease.key, value, lease=lease.lease_id)],
+            [mod_revision_is(record.key, record.mod_revision)],
+            [put(record.key, value, lease=record.lease_id)],
         )
         if not result.succeeded:
             return None
-        new = parse_lease(lease.key, value, lease_id=lease.lease_id)
-        return replace(new, mod_revision=result.revision, create_revision=lease.create_revision)
+        return parse_lease(
+            record.key,
+            value,
+            lease_id=record.lease_id,
+            mod_revision=result.revision,
+            create_revision=record.create_revision,
+        )
 
     async def remaining(self, lease_id: int) -> LeaseInfo:
         """How long an etcd lease still lives and how long it was granted for, in seconds."""

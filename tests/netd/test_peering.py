@@ -100,6 +100,7 @@ def anew(roster: Roster, judge: Judge = JUDGE) -> World:
     return world
 
 
+@settings(deadline=None)
 @given(histories(st.one_of(RECORDS, odd_records())), st.integers(1, 6))
 def test_folding_changes_one_by_one_equals_judging_the_result_anew(
     history: list[Record | str], batch: int
@@ -112,6 +113,7 @@ def test_folding_changes_one_by_one_equals_judging_the_result_anew(
     assert world.state() == anew(world.roster).state()
 
 
+@settings(deadline=None)
 @given(histories(RECORDS))
 def test_changes_delivered_twice_make_no_difference(history: list[Record | str]) -> None:
     world = World()
@@ -122,6 +124,7 @@ def test_changes_delivered_twice_make_no_difference(history: list[Record | str])
     assert world.state() == anew(world.roster).state()
 
 
+@settings(deadline=None)
 @given(histories(RECORDS), st.integers(0, 25), st.integers(0, 10))
 def test_changes_missed_during_an_interruption_are_made_up_by_a_refresh(
     history: list[Record | str], cut: int, missed: int
@@ -138,7 +141,7 @@ def test_changes_missed_during_an_interruption_are_made_up_by_a_refresh(
     assert world.state() == anew(world.roster).state()
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(good_records(), min_size=MANY, max_size=MANY + 20))
 def test_many_changes_at_once_are_judged_together_with_the_same_result(
     records: list[Record],

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.leases.model import Lease
@@ -33,6 +33,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(good_records(), garbage()), max_size=20))
 def test_the_peers_are_the_same_from_saved_records(records: list[Record]) -> None:
     before, after = Roster(), Roster()

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.bridge.options import Facts, docker_env, drop_in, parse_subnet_env, subnet_env
@@ -24,6 +24,7 @@ def test_subnet_env_tells_when_masquerading_is_off() -> None:
     assert subnet_env(facts).endswith("FLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**24 - 1), st.integers(8, 30))
 def test_the_subnet_is_read_back_from_what_was_written(number: int, length: int) -> None:
     size = 1 << (32 - length)

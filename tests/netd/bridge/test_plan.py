@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.bridge.plan import Bridge, Refusal, Steps, Wanted, decide
@@ -100,6 +100,7 @@ BRIDGES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.one_of(st.none(), BRIDGES))
 def test_after_its_steps_nothing_is_left_to_do(bridge: Bridge | None) -> None:
     decision = decide(bridge, WANTED)
@@ -109,6 +110,7 @@ def test_after_its_steps_nothing_is_left_to_do(bridge: Bridge | None) -> None:
         assert decide(after, WANTED) == Steps()
 
 
+@settings(deadline=None)
 @given(BRIDGES.filter(lambda bridge: bool(bridge.ports)))
 def test_under_containers_no_address_is_ever_taken_away(bridge: Bridge) -> None:
     decision = decide(bridge, WANTED)

@@ -3,7 +3,7 @@
 from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.iptables.chain import Chain, Jump, Wish
@@ -159,6 +159,7 @@ def foreign_part(table: Table) -> dict[str, list[str]]:
     }
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(CASES))
 def test_any_table_is_put_right_in_one_commit_that_leaves_foreign_rules_alone(
     data: st.DataObject, wish: Wish
@@ -177,6 +178,7 @@ def test_any_table_is_put_right_in_one_commit_that_leaves_foreign_rules_alone(
     assert after.policies == before.policies
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(CASES))
 def test_any_table_is_rid_of_our_chains_and_of_nothing_else(
     data: st.DataObject, wish: Wish

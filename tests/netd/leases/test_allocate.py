@@ -4,7 +4,7 @@ import random
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.leases.allocate import Contested, Decision, Exhausted, Identity, Keep, Take, decide
@@ -154,6 +154,7 @@ def test_a_lease_of_ours_that_the_configuration_no_longer_admits_is_not_kept() -
     assert isinstance(decision, Take)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.one_of(good_records(), garbage(), odd_records()), max_size=30),
     st.dictionaries(st.integers(8, 40), st.integers(1, 99), max_size=30),
@@ -188,6 +189,7 @@ def test_what_any_record_occupies_is_never_given_away(
         assert not free
 
 
+@settings(deadline=None)
 @given(st.integers(), st.integers(), st.lists(good_records(), max_size=5))
 def test_a_host_that_sees_another_s_record_never_chooses_the_same_subnet(
     seed: int, other_seed: int, records: list[Record]

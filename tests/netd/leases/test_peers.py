@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.leases.model import Lease, parse_network_config
@@ -36,6 +36,7 @@ def peers(made: Roster, judge: Judge = JUDGE) -> dict[str, str]:
     return {str(subnet): str(lease.public_ip) for subnet, lease in view.peers.items()}
 
 
+@settings(deadline=None)
 @given(st.lists(good_records(), max_size=8), st.lists(garbage(), max_size=8), st.randoms())
 def test_any_garbage_in_any_order_leaves_the_good_ones_as_they_are(
     good: list[Record], bad: list[Record], rng: object
@@ -51,6 +52,7 @@ def test_any_garbage_in_any_order_leaves_the_good_ones_as_they_are(
     assert all(view.skipped.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(good_records(), garbage()), max_size=12))
 def test_what_any_readable_key_names_counts_as_occupied(records: list[Record]) -> None:
     occupied = roster(*records).occupied()
@@ -146,6 +148,7 @@ def odd_records(draw: st.DrawFn) -> Record:
     return record(str(IPv4Network((start, length))), number, rev=age)
 
 
+@settings(deadline=None)
 @given(st.lists(odd_records(), max_size=10), st.randoms())
 def test_no_two_peers_overlap_and_the_order_of_records_does_not_matter(
     records: list[Record], rng: object
@@ -161,6 +164,7 @@ def test_no_two_peers_overlap_and_the_order_of_records_does_not_matter(
     assert (again.peers, again.skipped) == (view.peers, view.skipped)
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(good_records(), garbage(), odd_records()), max_size=20))
 def test_put_one_by_one_is_the_same_as_put_at_once(records: list[Record]) -> None:
     step = Roster()

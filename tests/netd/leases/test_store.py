@@ -1,0 +1,192 @@
+"""Keys and values in etcd: created only if absent, changed only if unchanged, no lease leaked."""
+
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from hostkit.etcd.errors import EtcdError, EtcdUnavailable
+from netd.leases.model import LEASE_TTL, Lease, render_lease
+from netd.leases.peers import interpret
+from netd.overlay.model import VxlanOptions
+from tests.fakes.etcd import Refused
+from tests.netd.leases.conftest import World
+from tests.netd.leases.strategies import PREFIX, mac, record, value
+
+SUBNET = IPv4Network("10.1.33.0/24")
+IP = IPv4Address("198.18.0.1")
+VALUE = render_lease(IP, VxlanOptions(), mac(1))
+
+
+def lease_of(found: object) -> Lease:
+    """*found*, which has to be a lease."""
+    assert isinstance(found, Lease)
+    return found
+
+
+async def test_a_record_is_created_under_flannel_s_key_with_its_value_and_ttl(
+    world: World,
+) -> None:
+    store = world.store()
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    assert world.records() == {"10.1.33.0-24": (VALUE, lease.lease_id)}
+    assert world.state.leases[lease.lease_id].granted == LEASE_TTL == 86_400
+    assert interpret_now(await store.read(SUBNET)) == lease
+    assert (store.config_key, store.subnets_prefix) == ("/coreos.com/network/config", PREFIX)
+
+
+def interpret_now(found: object) -> object:
+    """The lease in a record that was read."""
+    assert found is not None
+    return interpret(found)  # type: ignore[arg-type]
+
+
+async def test_a_record_that_exists_is_not_created_again_and_no_lease_is_left_behind(
+    world: World,
+) -> None:
+    theirs = world.put(record("10.1.33.0/24", 2))
+    assert await world.store().create(SUBNET, VALUE, IP) is None
+    assert world.records() == {"10.1.33.0-24": (value(2), theirs)}
+    assert list(world.state.leases) == [theirs]
+
+
+async def test_a_create_that_was_done_although_its_answer_was_lost_is_recognised(
+    world: World,
+) -> None:
+    world.etcd.fail("kv/txn", "lose-reply")
+    lease = lease_of(await world.store().create(SUBNET, VALUE, IP))
+    assert world.records() == {"10.1.33.0-24": (VALUE, lease.lease_id)}
+    assert world.state.granted == [lease.lease_id]
+    assert lease == interpret_now(await world.store().read(SUBNET))
+
+
+async def test_a_create_whose_answer_was_lost_after_another_host_was_faster_is_a_lost_race(
+    world: World,
+) -> None:
+    theirs = world.put(record("10.1.33.0/24", 2))
+    world.etcd.fail("kv/txn", "lose-reply")
+    assert await world.store().create(SUBNET, VALUE, IP) is None
+    assert list(world.state.leases) == [theirs]
+
+
+async def test_a_create_that_was_never_done_fails_and_the_next_one_uses_the_same_etcd_lease(
+    world: World,
+) -> None:
+    store = world.store()
+    world.etcd.fail("kv/txn", "cut")
+    with pytest.raises(EtcdUnavailable):
+        await store.create(SUBNET, VALUE, IP)
+    assert world.records() == {}
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    assert world.state.granted == [lease.lease_id]
+
+
+async def test_an_unused_etcd_lease_that_expired_meanwhile_is_replaced(world: World) -> None:
+    store = world.store()
+    world.etcd.fail("kv/txn", "cut")
+    with pytest.raises(EtcdUnavailable):
+        await store.create(SUBNET, VALUE, IP)
+    world.clock.now += LEASE_TTL + 1
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    assert list(world.state.leases) == [lease.lease_id]
+    assert len(world.state.granted) == 2
+
+
+async def test_a_grant_whose_answer_was_lost_leaves_one_etcd_lease(world: World) -> None:
+    world.etcd.fail("lease/grant", "lose-reply")
+    lease = lease_of(await world.store().create(SUBNET, VALUE, IP))
+    assert list(world.state.leases) == [lease.lease_id]
+
+
+async def test_an_update_changes_the_value_and_keeps_etcd_lease_and_age(world: World) -> None:
+    store = world.store()
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    new = render_lease(IP, VxlanOptions(vni=7), mac(9))
+    updated = lease_of(await store.update(lease, new))
+    assert world.records() == {"10.1.33.0-24": (new, lease.lease_id)}
+    assert (updated.vni, updated.vtep_mac) == (7, mac(9))
+    assert updated.create_revision == lease.create_revision
+    assert updated.mod_revision > lease.mod_revision
+    assert interpret_now(await store.read(SUBNET)) == updated
+    assert len(world.state.granted) == 1
+
+
+async def test_a_record_that_changed_since_it_was_read_is_not_updated(world: World) -> None:
+    store = world.store()
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    world.state.put(PREFIX + "10.1.33.0-24", value(2))
+    assert await store.update(lease, VALUE) is None
+    assert world.records() == {"10.1.33.0-24": (value(2), 0)}
+    world.state.delete(PREFIX + "10.1.33.0-24")
+    assert await store.update(lease, VALUE) is None
+    assert world.records() == {}
+
+
+async def test_a_reservation_stays_one_through_an_update(world: World) -> None:
+    world.put(record("10.1.33.0/24", 1, lease=0))
+    store = world.store()
+    found = lease_of(interpret_now(await store.read(SUBNET)))
+    assert found.is_reservation
+    assert lease_of(await store.update(found, VALUE)).is_reservation
+    assert world.records() == {"10.1.33.0-24": (VALUE, 0)}
+    assert world.state.granted == []
+
+
+async def test_dropping_a_lease_takes_its_record_and_dropping_a_reservation_takes_nothing(
+    world: World,
+) -> None:
+    store = world.store()
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    await store.drop(lease)
+    await store.drop(lease)
+    assert (world.records(), world.state.leases) == ({}, {})
+    world.put(record("10.1.34.0/24", 1, lease=0))
+    await store.drop(lease_of(interpret_now(await store.read(IPv4Network("10.1.34.0/24")))))
+    assert list(world.records()) == ["10.1.34.0-24"]
+
+
+async def test_the_remaining_time_of_a_lease_counts_down_from_what_was_granted(
+    world: World,
+) -> None:
+    store = world.store()
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    world.clock.now += 100
+    info = await store.remaining(lease.lease_id)
+    assert (info.ttl, info.granted) == (LEASE_TTL - 100, LEASE_TTL)
+
+
+async def test_history_tells_who_was_seen_last_and_outlives_the_record(world: World) -> None:
+    store = world.store()
+    other = IPv4Network("10.1.34.0/24")
+    first = lease_of(await store.create(SUBNET, VALUE, IP))
+    await store.create(other, VALUE, IP)
+    history = await store.history()
+    assert history[SUBNET] < history[other]
+    await store.remember(SUBNET, IP)
+    await store.drop(first)
+    history = await store.history()
+    assert set(history) == {SUBNET, other}
+    assert history[SUBNET] > history[other]
+
+
+async def test_what_is_no_history_is_ignored(world: World) -> None:
+    world.state.put("/coreos.com/network/netd/history/notes", b"x")
+    assert await world.store().history() == {}
+
+
+async def test_history_is_not_among_the_records(world: World) -> None:
+    await world.store().remember(SUBNET, IP)
+    assert world.records() == {}
+
+
+async def test_the_configuration_is_written_only_where_there_is_none(world: World) -> None:
+    store = world.store()
+    await store.seed_config(b"mine")
+    await store.seed_config(b"other")
+    assert world.state.keys[store.config_key.encode()].value == b"mine"
+
+
+async def test_a_refusal_by_etcd_is_raised_and_no_record_is_made(world: World) -> None:
+    world.etcd.fail("kv/txn", Refused(429, 8, "etcdserver: mvcc: database space exceeded"))
+    with pytest.raises(EtcdError, match="space exceeded"):
+        await world.store().create(SUBNET, VALUE, IP)
+    assert world.records() == {}
