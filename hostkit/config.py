@@ -228,7 +228,8 @@ def _from_file(options: Sequence[Option], path: Path) -> dict[str, Any]:
             texts = [str(value)]
         else:
             raise ConfigError(
-                f"{path}: {key} is {value!r}: use text, a number, true/false or a list"
+                f"{path}: {key} is {'(hidden)' if option.secret else repr(value)}: "
+                "use text, a number, true/false or a list"
             )
         found[name] = _convert(option, texts, str(path))
     return found

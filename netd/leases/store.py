@@ -99,7 +99,7 @@ class LeaseStore:
             lease_id, self._unbound = self._unbound, 0
             await self.client.lease_revoke(lease_id)
 
-    async def update(self, record: Record, value: bytes) -> Lease | None:
+    async def update(self, record: Record | Lease, value: bytes) -> Lease | None:
         """Change the value of *record* and keep its etcd lease; None when it changed meanwhile."""
         result = await self.client.txn(
             [mod_revision_is(record.key, record.mod_revision)],

@@ -1,6 +1,7 @@
 """The operator's reference and the links in the documentation tell the truth about the code."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -36,6 +37,10 @@ class NamedMetrics(Metrics):
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
         self.names.append(f"netd_{name}")
         return super().gauge(name, text, *labels)
+
+    def reading(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self.names.append(f"netd_{name}_total")
+        super().reading(name, text, read)
 
 
 def documented(option: Option) -> str:

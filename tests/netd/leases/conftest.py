@@ -67,8 +67,13 @@ class World:
         allow_renumber: bool = False,
         seed: int = 1,
         keepalive: float = 60.0,
+        answers: str | None = None,
     ) -> Host:
         """Host *number* at 198.18.0.*number*, which knows what etcd holds now."""
+
+        async def find_owner() -> str | None:
+            return answers
+
         told: list[Held] = []
         woken: list[str] = []
         holder = LeaseHolder(
@@ -82,6 +87,7 @@ class World:
             remembered=IPv4Network(remembered) if remembered else None,
             changed=told.append,
             trigger=lambda: woken.append("trigger"),
+            find_owner=find_owner,
             allow_renumber=allow_renumber,
             clock=self.clock,
             rng=Random(seed),

@@ -321,7 +321,7 @@ VXLAN = '{"PublicIP":"10.0.0.5","BackendType":"vxlan","BackendData":%s}'
         ((VXLAN % '{"VNI":1,"VtepMAC":"00:00:00:00:00:00"}').encode(), "BackendData.VtepMAC"),
         ((VXLAN % f'{{"VNI":-1,"VtepMAC":"{MAC}"}}').encode(), "BackendData.VNI"),
         ((VXLAN % f'{{"VNI":16777216,"VtepMAC":"{MAC}"}}').encode(), "BackendData.VNI"),
-        ((VXLAN % f'{{"VNI":"1","VtepMAC":"{MAC}"}}').encode(), "value"),
+        ((VXLAN % f'{{"VNI":"1","VtepMAC":"{MAC}"}}').encode(), "BackendData"),
     ],
 )  # fmt: skip
 def test_a_malformed_value_is_refused_with_its_field(value: bytes, field: str) -> None:
