@@ -85,6 +85,24 @@ def test_a_bad_network_configuration_is_refused_and_the_last_good_one_stays(netw
     host.wait(lambda status: status["problems"] == [], "no problem")
 
 
+def test_a_restart_under_a_refused_configuration_goes_on_with_the_saved_one(network: Net) -> None:
+    """The lease is confirmed and renewed all the same, and new peers are followed."""
+    host = network.host(1)
+    host.up()
+    subnet = host.subnet
+    host.stop()
+    network.configure("{nonsense")
+    host.up()
+    status = host.wait(lambda status: status["lease"]["state"] == "held", "the lease held")
+    assert status["lease"]["subnet"] == subnet
+    assert status["lease"]["expires"] is not None
+    assert [problem["key"] for problem in status["problems"]] == ["config"]
+    network.put_peers(1, first=60)
+    eventually(lambda: "10.1.60.0/24" in host.routes(), "a new peer")
+    network.configure()
+    host.wait(lambda status: status["problems"] == [], "no problem")
+
+
 def test_a_configuration_that_comes_late_is_waited_for(network: Net) -> None:
     """No configuration: the command to write one is given; then it goes on by itself."""
     network.delete(f"{PREFIX}/config")

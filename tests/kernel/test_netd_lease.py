@@ -83,6 +83,7 @@ def test_a_deleted_record_is_created_again_for_the_same_subnet(network: Net) -> 
     network.delete(lease_key(subnet))
     host.wait(lambda status: status["lease"]["reacquired"] == 1, "the record again")
     assert leases(network).keys() == {subnet.replace("/", "-")}
+    assert etcd_leases(network) == 1, "the same etcd lease serves again"
     assert host.subnet == subnet
     assert host.ns.json("ip link show flannel.1")[0]["ifindex"] == index
 
@@ -122,6 +123,7 @@ def test_a_subnet_taken_by_another_is_never_renumbered_under_containers(network:
     assert "172.29.3.3" in host.log
     assert host.address(1) in host.ns.run("ip addr show docker0")
     assert json.loads(network.get(lease_key(subnet)).value)["PublicIP"] == "172.29.3.3"
+    eventually(lambda: etcd_leases(network) == 0, "our etcd lease given back")
     host.kill()
     host.start()
     host.wait(lambda status: not status["ready"] and bool(status["problems"]), "still refused")
@@ -129,6 +131,19 @@ def test_a_subnet_taken_by_another_is_never_renumbered_under_containers(network:
     network.delete(lease_key(subnet))
     host.wait_ready()
     assert host.subnet == subnet
+
+
+def test_garbage_in_our_own_record_is_written_over(network: Net) -> None:
+    """Whatever somebody writes under our own etcd lease, the record says the truth again."""
+    host = network.host(1)
+    host.up()
+    key = lease_key(host.subnet)
+    before = network.get(key)
+    for bad in ("{broken", FOREIGN, '{"PublicIP":"172.29.0.1","BackendType":"ipip"}'):
+        network.put(key, bad, lease=before.lease)
+        eventually(lambda: network.get(key).value == before.value, f"the record after {bad}")
+    assert network.get(key).lease == before.lease
+    assert host.status()["ready"] is True
 
 
 def test_with_allow_renumber_the_host_moves_to_another_subnet(network: Net) -> None:

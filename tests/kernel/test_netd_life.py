@@ -145,6 +145,23 @@ def test_sigterm_leaves_the_data_plane_and_cleanup_removes_all_of_it(network: Ne
     assert again.returncode == 0, "cleaning up twice is no error"
 
 
+def test_cleanup_without_etcd_remembers_what_is_left_to_do(network: Net) -> None:
+    """The host is cleaned, the lease is named as left, and a second run gives it back."""
+    host = network.host(1)
+    before = snapshot(host)
+    host.up()
+    key = f"{PREFIX}/subnets/{host.subnet.replace('/', '-')}"
+    host.stop()
+    endpoints, host.endpoints = host.endpoints, ("http://172.29.0.250:2379",)
+    failed = host.command("cleanup")
+    assert failed.returncode == 1
+    assert "lease     FAILED" in failed.stdout
+    assert snapshot(host) == before
+    host.endpoints = endpoints
+    assert host.command("cleanup").returncode == 0
+    assert network.get(key) is None
+
+
 def snapshot(host: NetdHost) -> dict[str, object]:
     """Links, addresses, routes and non-empty iptables rules."""
     return {
