@@ -21,6 +21,13 @@ _PRIORITIES = {
 }
 
 
+def printable(text: str) -> str:
+    """*text* with every control character and unpaired surrogate escaped."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 class _Formatter(logging.Formatter):
     def __init__(self, *, journal: bool, traces: bool) -> None:
         form = "%(message)s" if journal else "%(asctime)sZ %(levelname)-7s %(message)s"
@@ -28,6 +35,11 @@ class _Formatter(logging.Formatter):
         self.converter = time.gmtime
         self._journal = journal
         self._traces = traces
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        # What others wrote must not look like lines of ours, nor steer a terminal.
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
         if not self._traces and record.exc_info:

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -113,7 +114,8 @@ def _run(settings: Settings) -> int:
     from netd.app import NetdApp  # noqa: PLC0415
 
     lock = _lock(settings)
-    if lock is None:
+    alone = _alone() if lock is not None else None
+    if lock is None or alone is None:
         return EXIT_FAILED
 
     async def serve() -> int:
@@ -122,6 +124,7 @@ def _run(settings: Settings) -> int:
     try:
         return asyncio.run(serve())
     finally:
+        alone.close()
         os.close(lock)
 
 
@@ -137,6 +140,19 @@ def _lock(settings: Settings) -> int | None:
         _say(f"netd: another netd holds {folder}: stop it first")
         return None
     return descriptor
+
+
+def _alone() -> socket.socket | None:
+    """Hold this network namespace, whatever the run directory: abstract sockets are per
+    network namespace and vanish with their process, unix(7)."""
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        held.bind("\0barenode-netd-overlay")
+    except OSError:
+        held.close()
+        _say("netd: another netd keeps the overlay of this network namespace: stop it first")
+        return None
+    return held
 
 
 def _cleanup(settings: Settings) -> int:

@@ -25,7 +25,6 @@ from hostkit.metrics import Metrics
 from hostkit.problems import Problems
 from hostkit.reconcile import Backoff, Reconciler
 from hostkit.service import Heartbeat, Service
-from netd.arp import find_owner
 from netd.bridge.options import Facts
 from netd.config import etcd_config
 from netd.errors import LeaseError
@@ -48,17 +47,14 @@ from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
 from netd.overlay.model import HostGwOptions, LocalNode, VxlanOptions, device_name
 from netd.peering import Peering
-from netd.state import SavedRecord, State, load_state, save_state
+from netd.state import SavedRecord, State, StateSaver, load_state
 from netd.status import Figures, collect
-from netd.underlay import Underlay, Wish, find
+from netd.underlay import Underlay, Wish, ask_network, find
 
 log = logging.getLogger(__name__)
 
 CACHE_AFTER = 3.0
 """Seconds that etcd is given at the start before the saved state is used."""
-
-SAVE_PAUSE = 1.0
-"""Seconds between two writes of the saved state."""
 
 
 class NetdApp:
@@ -98,9 +94,10 @@ class NetdApp:
         self.underlay: Underlay | None = None
         self.holder: LeaseHolder | None = None
         self.from_cache = False
-        self._state_path = Path(settings["state-dir"]) / "state.json"
         self._state = State()
-        self._save = asyncio.Event()
+        self._saver = StateSaver(
+            Path(settings["state-dir"]) / "state.json", self.problems, self._to_save
+        )
         self._beat = Heartbeat("the main loop", 20.0)
         self.service = self._make_service(metrics)
 
@@ -123,8 +120,7 @@ class NetdApp:
         try:
             return await self.service.run({"netd": self._main()})
         finally:
-            if self._save.is_set():
-                self._save_now()
+            self._saver.flush()
             if self.holder is not None:
                 await self.holder.close()
             self.firewall.close()
@@ -138,14 +134,14 @@ class NetdApp:
             (self.underlay is not None, "no interface for the overlay yet"),
             (self.config is not None, "no network configuration yet"),
             (self.holder is not None and self.holder.subnet is not None, "no subnet leased yet"),
-            (self.overlay.mtu > 0, "overlay device not up yet"),
+            (self.overlay.settled, "overlay not programmed yet"),
             (self.host.is_done, "bridge and files not written yet"),
             (self.firewall.is_done, "iptables chains not written yet"),
         )
         return next((text for done, text in steps if not done), None)
 
     async def _main(self) -> None:
-        self._state = await asyncio.to_thread(load_state, self._state_path)
+        self._state = await asyncio.to_thread(load_state, self._saver.path)
         await self.overlay.start()
         self.underlay = await self._find_underlay()
         self.holder = await self._make_holder(self.underlay)
@@ -161,7 +157,7 @@ class NetdApp:
                 self.overlay.run(),
                 self.host.run(),
                 self.firewall.run(),
-                self._save_changes(),
+                self._saver.run(),
                 self._tick(),
             ):
                 group.create_task(work)
@@ -186,6 +182,10 @@ class NetdApp:
         mac = await read_vtep_mac(vni) if vni else None
         subnet_file = Path(self.settings["subnet-file"])
         who = await asyncio.to_thread(identify, self._state, mac, subnet_file)
+        if who.vtep_mac != self._state.vtep_mac:
+            # Before anybody is told: a host that loses its MAC is a stranger to its own record.
+            self._state.vtep_mac = who.vtep_mac
+            await self._saver.save(self._state)
         holder = LeaseHolder(
             self.store,
             self.roster,
@@ -198,7 +198,8 @@ class NetdApp:
             changed=self._subnet_changed,
             trigger=self.lease_loop.trigger,
             allow_renumber=self.settings["allow-renumber"],
-            find_owner=lambda: find_owner(underlay.interface.name, underlay.public_ip),
+            find_owner=lambda address: ask_network(underlay.interface.name, address),
+            on_link=underlay.interface.reaches,
         )
         if who.remembered is not None and await self.host.in_use(who.remembered):
             # Containers live on it: from here on it is defended, not chosen.
@@ -233,7 +234,7 @@ class NetdApp:
         self._enter_local()
         self.peering.refresh()
         self.lease_loop.trigger()
-        self._save.set()
+        self._saver.changed()
 
     def config_listed(self) -> None:
         """The configuration was looked up."""
@@ -246,7 +247,7 @@ class NetdApp:
         self.peering.refresh()
         self.lease_loop.listed("records")
         self.lease_loop.trigger()
-        self._save.set()
+        self._saver.changed()
 
     def records_changed(self, changed: Iterable[tuple[Entry | None, Entry | None]]) -> None:
         """Some records changed."""
@@ -254,7 +255,7 @@ class NetdApp:
         self.peering.apply(changes)
         if any(self._concerns_us(entry) for pair in changes for entry in pair):
             self.lease_loop.trigger()
-        self._save.set()
+        self._saver.changed()
 
     def _concerns_us(self, entry: Entry | None) -> bool:
         holder = self.holder
@@ -278,18 +279,22 @@ class NetdApp:
         holder.config = self.config
         try:
             await holder.converge()
+        except EtcdError as error:
+            self.problems.set("lease-write", f"etcd does not do it: {error}")
+            raise
         finally:
             if self.underlay is not None:
                 # The MAC may have been taken over from the record.
                 self._enter_local()
+        self.problems.clear("lease-write")
         self.from_cache = False
-        self._save.set()
+        self._saver.changed()
 
     def _subnet_changed(self, _held: Held) -> None:
         """A subnet came into force."""
         self._enter_local()
         self.peering.refresh()
-        self._save.set()
+        self._saver.changed()
 
     def _enter_local(self) -> None:
         """Tell overlay, firewall and host side what is in force."""
@@ -359,41 +364,27 @@ class NetdApp:
 
     # --- housekeeping ---
 
-    async def _save_changes(self) -> None:
-        while True:
-            await self._save.wait()
-            self._save.clear()
-            await asyncio.to_thread(self._save_now)
-            await asyncio.sleep(SAVE_PAUSE)
-
-    def _save_now(self) -> None:
-        """Save what a reboot without etcd needs, once there is something that etcd confirmed."""
+    def _to_save(self) -> State | None:
+        """What a reboot without etcd needs, once there is something that etcd confirmed."""
         holder = self.holder
         if holder is None or holder.subnet is None or self.from_cache or self.config is None:
-            return
-        state = State(
+            return None
+        return State(
             vtep_mac=holder.vtep_mac,
             subnet=str(holder.subnet),
             public_ip=str(holder.public_ip),
             config=self._config_raw,
             saved_at=time.time(),
-            records=[SavedRecord.of(lease) for lease in list(self.roster.leases())],
+            records=[SavedRecord.of(lease) for lease in self.roster.leases()],
         )
-        try:
-            save_state(self._state_path, state)
-        except OSError as error:
-            self.problems.set(
-                "state",
-                f"cannot save to {self._state_path} ({error.strerror}): after a reboot "
-                "without etcd this host would not find its peers",
-            )
-        else:
-            self.problems.clear("state")
 
     async def _tick(self) -> None:
         while True:
             self._beat.beat()
+            blocking = self.overlay.blocking
+            self.problems.update("overlay-device", "; ".join(blocking), blocking=True)
+            others = (text for text in self.overlay.problems if text not in blocking)
             self.problems.replace_group(
-                "overlay/", ((text.partition(":")[0], text) for text in self.overlay.problems)
+                "overlay/", ((text.partition(":")[0], text) for text in others)
             )
             await asyncio.sleep(0.5)

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address
 
 _ETH_P_ARP = 0x0806
@@ -41,11 +41,13 @@ def owner_in(frame: bytes, address: IPv4Address) -> str | None:
 async def find_owner(
     interface: str,
     address: IPv4Address,
+    own: Collection[str] = (),
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> str | None:
     """The MAC of another host on *interface*'s network that has *address*; None when none answers.
 
+    *own* are this host's MACs: with two interfaces on one network the other one answers, too.
     Raises OSError when the interface cannot be used.
     """
     loop = asyncio.get_running_loop()
@@ -66,6 +68,6 @@ async def find_owner(
                 except TimeoutError:
                     break
                 owner = owner_in(frame, address)
-                if owner is not None and bytes.fromhex(owner.replace(":", "")) != mac:
+                if owner is not None and owner != mac.hex(":") and owner not in own:
                     return owner
     return None

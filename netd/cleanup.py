@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from hostkit.command import Runner
@@ -23,6 +23,7 @@ from netd.iptables.table import VARIANTS, Tables
 from netd.leases.model import LEASE_TTL, FieldError, Lease, parse_network_config
 from netd.leases.peers import interpret
 from netd.leases.store import LeaseStore
+from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
 from netd.overlay.model import VxlanOptions, device_name
 from netd.state import State, load_state
@@ -75,16 +76,15 @@ class Cleanup:
         return done
 
     async def _lease(self) -> str:
-        if self._subnet is None or not self._state.public_ip:
+        if self._subnet is None:
             return "none known"
+        mac = await read_vtep_mac()
         client = EtcdClient(etcd_config(self._settings))
         store = LeaseStore(client, self._settings["etcd-prefix"], LEASE_TTL)
         try:
             record = await store.read(self._subnet)
             entry = interpret(record) if record is not None else None
-            if not isinstance(entry, Lease) or entry.public_ip != IPv4Address(
-                self._state.public_ip
-            ):
+            if not isinstance(entry, Lease) or not self._is_ours(entry, mac):
                 return f"{self._subnet} is not ours in etcd"
             if entry.is_reservation:
                 return f"{self._subnet} is a reservation and stays"
@@ -92,6 +92,11 @@ class Cleanup:
         finally:
             await client.close()
         return f"{self._subnet} given back"
+
+    def _is_ours(self, lease: Lease, mac_in_kernel: str | None) -> bool:
+        """By the saved state, or, where that was lost, by the device that is still there."""
+        macs = {self._state.vtep_mac, mac_in_kernel} - {"", None}
+        return str(lease.public_ip) == self._state.public_ip or lease.vtep_mac in macs
 
     async def _overlay(self) -> str:
         network, device = None, device_name(1)
@@ -135,10 +140,10 @@ class Cleanup:
 
     async def _files(self) -> str:
         settings = self._settings
-        names = [settings["subnet-file"], settings["docker-env-file"], settings["docker-drop-in"]]
+        names = [settings["docker-env-file"], settings["docker-drop-in"]]
         if not self._failed:
-            # What could not be removed is known from the state only: the next try needs it.
-            names.append(str(self._state_path))
+            # What could not be removed is known from these only: the next try needs them.
+            names += [settings["subnet-file"], str(self._state_path)]
         gone = [name for name in names if name and remove(Path(name))]
         if settings["docker-drop-in"] in gone:
             await self._runner.run(["systemctl", "daemon-reload"], check=False)

@@ -16,6 +16,7 @@ from hostkit.config import (
 )
 from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.errors import EtcdConfigError
+from netd.leases.model import is_host_address
 
 CONFIG_FILE = "/etc/netd/netd.toml"
 
@@ -23,10 +24,14 @@ CONFIG_FILE = "/etc/netd/netd.toml"
 def _address(value: str) -> IPv4Address | None:
     if not value:
         return None
+    rule = "use an IPv4 address that a host can have, such as 192.168.0.201"
     try:
-        return IPv4Address(value)
+        address = IPv4Address(value)
     except ValueError:
-        raise ValueError("use an IPv4 address such as 192.168.0.201") from None
+        raise ValueError(rule) from None
+    if not is_host_address(address):
+        raise ValueError(rule)
+    return address
 
 
 def _absent(value: str) -> str:

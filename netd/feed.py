@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hostkit.etcd.errors import EtcdError
 from hostkit.etcd.gateway import EtcdClient
-from hostkit.etcd.watch import Changes, Snapshot, watch_prefix
+from hostkit.etcd.watch import Changes, Snapshot, watch_key, watch_prefix
 from hostkit.problems import Problems
 from netd.leases.model import FieldError, NetworkConfig, parse_network_config
 from netd.leases.peers import Entry, Roster
@@ -87,7 +87,7 @@ class Feed:
     async def follow_config(self, seed: bytes | None = None) -> None:
         """Follow ``PREFIX/config`` for ever; *seed* is written when there is none."""
         key = self._store.config_key
-        stream = watch_prefix(self._client, key, listener=self._config_link)
+        stream = watch_key(self._client, key, listener=self._config_link)
         async with contextlib.aclosing(stream) as items:
             async for item in items:
                 if isinstance(item, Snapshot):
@@ -99,9 +99,9 @@ class Feed:
                     value = mine[-1].kv.value if mine[-1].type == "put" else None
                 if value is None and seed is not None:
                     with contextlib.suppress(EtcdError):
-                        await self._store.seed_config(seed)
-                        log.info("wrote the network configuration to %s, there was none", key)
-                    value = seed
+                        if await self._store.seed_config(seed):
+                            log.info("wrote the network configuration to %s", key)
+                            value = seed
                 self._take_config(key, value)
 
     def _take_config(self, key: str, value: bytes | None) -> None:

@@ -23,11 +23,14 @@ from netd.bridge.apply import bridges_with, ensure
 from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
 from netd.bridge.plan import Bridge, Steps, Wanted
 from netd.errors import BridgeError
-from netd.netlink.pyroute import AsyncIPRoute
+from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
 from netd.sysctls import Setting
 from netd.sysctls import ensure as ensure_sysctls
 
 log = logging.getLogger(__name__)
+
+EVENT_SETTLE = 0.2
+"""Seconds for which kernel events are gathered."""
 
 # linux/rtnetlink.h
 _RTMGRP_LINK = 0x1
@@ -70,6 +73,7 @@ class HostSide:
         self._facts: Facts | None = None
         self._done: Facts | None = None
         self._events: socket.socket | None = None
+        self._pending: asyncio.TimerHandle | None = None
         self.sysctls: list[Setting] = []
         self.bridge: Bridge | None = None
         self.loop = Reconciler(
@@ -91,8 +95,12 @@ class HostSide:
     async def in_use(self, subnet: IPv4Network) -> bool:
         """Whether *subnet* must not be given up: a bridge that carries it has ports, or a running
         dockerd was started with it."""
-        async with AsyncIPRoute() as netlink:
-            bridges = await bridges_with(netlink, subnet)
+        try:
+            async with AsyncIPRoute() as netlink:
+                bridges = await bridges_with(netlink, subnet)
+        except NetlinkError as error:
+            log.warning("cannot look for bridges, taking %s as in use: %s", subnet, error)
+            return True
         if any(bridge.ports for bridge in bridges.values()):
             return True
         return self._paths.bridge in bridges and await asyncio.to_thread(
@@ -117,10 +125,19 @@ class HostSide:
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise
+        # Each container comes with a dozen events.
+        if self._pending is None:
+            delay = EVENT_SETTLE if self.is_done else 0.0
+            self._pending = asyncio.get_running_loop().call_later(delay, self._look)
+
+    def _look(self) -> None:
+        self._pending = None
         self.loop.trigger()
 
     def close(self) -> None:
         """Stop listening; everything stays as it is."""
+        if self._pending is not None:
+            self._pending.cancel()
         if self._events is not None:
             asyncio.get_running_loop().remove_reader(self._events.fileno())
             self._events.close()
@@ -132,8 +149,13 @@ class HostSide:
         if facts is None:
             return
         self._set_sysctls()
-        self._write_files(facts)
-        await self._write_drop_in()
+        try:
+            self._write_files(facts)
+            await self._write_drop_in()
+        except (BridgeError, OSError) as error:
+            self._problems.set("files", str(error), blocking=True)
+            raise
+        self._problems.clear("files")
         await self._ensure_bridge(facts)
         self._done = facts
 
@@ -159,7 +181,10 @@ class HostSide:
             (self._paths.subnet_file, subnet_env(facts)),
             (self._paths.docker_env, docker_env(facts)),
         ):
-            changed = write_atomic(path, content)
+            try:
+                changed = write_atomic(path, content)
+            except OSError as error:
+                raise BridgeError(f"cannot write {path}: {error.strerror or error}") from error
             if changed and self._done == facts:
                 log.warning("repaired file %s", path)
                 self._repaired("file")

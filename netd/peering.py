@@ -7,6 +7,7 @@ thousands. Where records may overlap (a subnet of unusual length) all are judged
 from collections.abc import Sequence
 from typing import Protocol
 
+from hostkit.logs import printable
 from hostkit.problems import Problems
 from netd.leases.model import Lease
 from netd.leases.peers import Entry, Judge, Malformed, Roster
@@ -84,7 +85,7 @@ class Peering:
             self._overlay.update_peer(old.subnet, None)
 
     def _report(self) -> None:
-        rows = sorted(self.skipped.items())
+        rows = sorted((printable(key), why) for key, why in self.skipped.items())
         texts = [(key, f"lease record skipped: {why}") for key, why in rows[:SKIPPED_SHOWN]]
         if len(rows) > SKIPPED_SHOWN:
             texts.append(("more", f"{len(rows) - SKIPPED_SHOWN} more lease records are skipped"))
@@ -99,4 +100,4 @@ def _is_odd(entry: Entry | None, judge: Judge) -> bool:
 
 
 def _peer(lease: Lease) -> Peer:
-    return Peer(lease.subnet, lease.public_ip, lease.vtep_mac or None)
+    return Peer(lease.subnet, lease.public_ip, lease.vtep_mac or None, lease.mod_revision)

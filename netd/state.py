@@ -4,19 +4,25 @@ One JSON file, replaced atomically. A damaged file counts as none: etcd is the t
 only what is used until etcd answers.
 """
 
+import asyncio
 import logging
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
 import msgspec
 
 from hostkit.files import write_atomic
-from netd.leases.model import Lease, lease_value
+from hostkit.problems import Problems
+from netd.leases.model import Lease, is_unicast_mac, lease_value
 from netd.leases.peers import Record
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+
+SAVE_PAUSE = 1.0
+"""Seconds between two writes."""
 
 
 class SavedRecord(msgspec.Struct, array_like=True):
@@ -79,12 +85,66 @@ def load_state(path: Path) -> State:
         state = msgspec.json.decode(path.read_bytes(), type=State)
     except FileNotFoundError:
         return State()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         log.warning("saved state %s is not used: %s", path, error)
         return State()
-    return state if state.format == FORMAT else State()
+    if state.format != FORMAT:
+        return State()
+    if not is_unicast_mac(state.vtep_mac):
+        state.vtep_mac = ""
+    if not 0 <= state.saved_at < 1 << 33:
+        state.saved_at = 0.0
+    return state
 
 
 def save_state(path: Path, state: State) -> None:
     """Write *state* so that it survives a power failure; raises OSError."""
     write_atomic(path, msgspec.json.encode(state), mode=0o600, sync=True)
+
+
+class StateSaver:
+    """Saves what *collect* gives whenever ``changed`` was called, at most once a second.
+
+    *collect* runs on the event loop, where the state changes; only the writing is left to a
+    thread. None from it means that there is nothing worth saving.
+    """
+
+    def __init__(self, path: Path, problems: Problems, collect: Callable[[], State | None]) -> None:
+        self.path = path
+        self._problems = problems
+        self._collect = collect
+        self._pending = asyncio.Event()
+
+    def changed(self) -> None:
+        """There is something new."""
+        self._pending.set()
+
+    async def run(self) -> None:
+        """Save for ever."""
+        while True:
+            await self._pending.wait()
+            self._pending.clear()
+            state = self._collect()
+            if state is not None:
+                await self.save(state)
+            await asyncio.sleep(SAVE_PAUSE)
+
+    async def save(self, state: State) -> None:
+        """Save *state* now; a failure is a problem, not an error."""
+        self._problems.update("state", await asyncio.to_thread(self._write, state))
+
+    def flush(self) -> None:
+        """Save what is pending, at the end."""
+        state = self._collect() if self._pending.is_set() else None
+        if state is not None:
+            self._write(state)
+
+    def _write(self, state: State) -> str | None:
+        try:
+            save_state(self.path, state)
+        except OSError as error:
+            return (
+                f"cannot save to {self.path} ({error.strerror}): after a reboot without etcd "
+                "this host would not find its peers"
+            )
+        return None

@@ -5,6 +5,7 @@ import time
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
+from hostkit.logs import printable
 from hostkit.metrics import Metrics
 from netd.leases.model import Backend
 from netd.overlay.model import VxlanOptions
@@ -83,7 +84,8 @@ def collect(app: "NetdApp") -> dict[str, Any]:
         "network": _network(app),
         "peers": _peers(app),
         "skipped": [
-            {"key": key, "reason": why} for key, why in sorted(app.peering.skipped.items())
+            {"key": printable(key), "reason": why}
+            for key, why in sorted(app.peering.skipped.items())
         ],
         "repairs": dict(sorted(app.figures.repair_counts.items())),
         "sysctls": [

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 
+from netd.arp import find_owner
 from netd.errors import UnderlayError
 from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
 
@@ -32,6 +33,11 @@ class Interface:
     index: int
     mtu: int
     addresses: tuple[IPv4Interface, ...]
+    mac: str = ""
+
+    def reaches(self, address: IPv4Address) -> bool:
+        """Whether *address* lies in a network of this interface."""
+        return any(address in one.network for one in self.addresses)
 
     def holds(self, address: IPv4Address) -> bool:
         """Whether *address* is configured here."""
@@ -174,7 +180,11 @@ async def look(can_reach: str = "") -> Sight:
             index = link["index"]
             interfaces.append(
                 Interface(
-                    link.get("ifname"), index, link.get("mtu"), tuple(addresses.get(index, ()))
+                    link.get("ifname"),
+                    index,
+                    link.get("mtu"),
+                    tuple(addresses.get(index, ())),
+                    link.get("address") or "",
                 )
             )
         default = None
@@ -193,6 +203,15 @@ async def look(can_reach: str = "") -> Sight:
     return Sight(tuple(interfaces), default, *reach)
 
 
+async def ask_network(interface: str, address: IPv4Address) -> str | None:
+    """The MAC of another host on *interface*'s network that has *address*. Raises OSError."""
+    try:
+        own = {one.mac for one in (await look()).interfaces}
+    except NetlinkError as error:
+        raise OSError(error.code, str(error)) from error
+    return await find_owner(interface, address, own)
+
+
 async def find(
     wish: Wish,
     missing: Callable[[str | None], None],
@@ -206,7 +225,7 @@ async def find(
     while True:
         try:
             found = choose(await look(wish.can_reach), wish)
-        except (UnderlayError, OSError) as error:
+        except (UnderlayError, OSError, NetlinkError) as error:
             missing(str(error))
             await sleep(RETRY)
             continue

@@ -11,6 +11,9 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from hostkit.errors import cut
+from hostkit.etcd.errors import EndpointFault
+
 EventType = Literal["put", "delete"]
 T = TypeVar("T")
 
@@ -302,6 +305,16 @@ class WatchLine(msgspec.Struct):
 def decoder(kind: type[T]) -> "msgspec.json.Decoder[T]":
     """A decoder that also reads etcd's int64 written as strings."""
     return msgspec.json.Decoder(kind, strict=False)
+
+
+def decode(kind: "msgspec.json.Decoder[T]", data: bytes, endpoint: str) -> T:
+    """The message that *endpoint* sent; raises EndpointFault when *data* is none."""
+    try:
+        return kind.decode(data)
+    # RecursionError is what msgspec raises for JSON that is nested thousands deep.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = f"no etcd answer: {cut(str(error), 200)}"
+        raise EndpointFault(endpoint, text, sent=True) from error
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

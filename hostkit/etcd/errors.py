@@ -82,14 +82,24 @@ class EndpointFault(EtcdError):  # noqa: N818 - one endpoint's fault, not yet an
     """One endpoint failed in a way that another endpoint may not.
 
     ``sent`` tells that the request may have reached the server before it failed;
-    ``suspect_tls`` that certificates are to blame if the fault lasts.
+    ``suspect_tls`` that certificates are to blame if the fault lasts; ``overdue`` names what
+    did not come in time, "" when the fault is no time-out.
     """
 
-    def __init__(self, endpoint: str, cause: str, *, sent: bool, suspect_tls: bool = False) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        cause: str,
+        *,
+        sent: bool,
+        suspect_tls: bool = False,
+        overdue: str = "",
+    ) -> None:
         self.endpoint = endpoint
         self.cause = cause
         self.sent = sent
         self.suspect_tls = suspect_tls
+        self.overdue = overdue
         super().__init__(f"etcd {endpoint}: {cause}")
 
 

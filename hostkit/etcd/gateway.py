@@ -49,8 +49,8 @@ from hostkit.etcd.errors import (
     EtcdError,
     EtcdTlsError,
     EtcdUnavailable,
-    EtcdVersionError,
 )
+from hostkit.etcd.faults import ENDPOINT_TROUBLE, Faults
 from hostkit.reconcile import Backoff
 
 __all__ = [
@@ -76,12 +76,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+# Told the errors of the endpoints so far while a call goes on.
+OnTrouble = Callable[[Mapping[str, EtcdError]], None]
 
 # Refusals that a fresh token cures; others (wrong password, no permission) it does not.
 _STALE_TOKEN = ("invalid auth token", "revision of auth store is old", "user name is empty")
-# What another endpoint may not suffer from.
-ENDPOINT_TROUBLE = (EndpointFault, EtcdTlsError, EtcdVersionError)
-
 
 _RANGE = codec.decoder(codec.RangeReply)
 _WRITE = codec.decoder(codec.WriteReply)
@@ -136,7 +135,19 @@ class EtcdClient:
         """All keys that begin with *prefix* (at most *limit* of them, 0: all), sorted by key."""
         first, end = codec.prefix_range(prefix)
         body = {"key": first, "range_end": end, "limit": str(limit)}
-        return codec.range_result(await self._call("kv/range", body, _RANGE))
+        return await self.range(body)
+
+    async def range(
+        self, body: Mapping[str, object], *, on_trouble: OnTrouble | None = None
+    ) -> RangeResult:
+        """One range as the request *body* says.
+
+        *on_trouble* is told each endpoint's error after every failed attempt, from when all
+        endpoints have failed or half a ``call_timeout`` has passed, and always before this
+        raises because of them.
+        """
+        reply = await self._call("kv/range", body, _RANGE, on_trouble=on_trouble)
+        return codec.range_result(reply)
 
     async def get(self, key: str) -> KeyValue | None:
         """*key* as it is now, None when it does not exist."""
@@ -208,7 +219,7 @@ class EtcdClient:
 
     async def status(self) -> Status:
         """What the endpoint in use says about itself."""
-        endpoint, reply = await self._call_any("maintenance/status", {}, _STATUS, True)
+        endpoint, reply = await self._call_any("maintenance/status", {}, _STATUS)
         header = reply.header
         return Status(
             endpoint,
@@ -269,8 +280,11 @@ class EtcdClient:
         reply: "msgspec.json.Decoder[T]",
         *,
         repeatable: bool = True,
+        on_trouble: OnTrouble | None = None,
     ) -> T:
-        _, answer = await self._call_any(path, body, reply, repeatable)
+        _, answer = await self._call_any(
+            path, body, reply, repeatable=repeatable, on_trouble=on_trouble
+        )
         return answer
 
     async def _call_any(
@@ -278,11 +292,14 @@ class EtcdClient:
         path: str,
         body: Mapping[str, object],
         reply: "msgspec.json.Decoder[T]",
-        repeatable: bool,
+        *,
+        repeatable: bool = True,
+        on_trouble: OnTrouble | None = None,
     ) -> tuple[str, T]:
         """Call endpoint after endpoint until one answers or the total deadline has passed."""
-        deadline = self._clock() + self.config.total_timeout
-        causes: dict[str, EtcdError] = {}
+        started = self._clock()
+        deadline = started + self.config.total_timeout
+        faults = Faults(self.config.endpoints)
         tries = 0
         while True:
             endpoint = self.endpoint
@@ -293,7 +310,8 @@ class EtcdClient:
                 )
             except ENDPOINT_TROUBLE as error:
                 self.failed(endpoint, error)
-                causes[endpoint] = error
+                faults.note(endpoint, error)
+                last = error
                 if isinstance(error, EndpointFault) and error.sent and not repeatable:
                     raise EtcdUnavailable({endpoint: error.cause}, maybe_applied=True) from error
             else:
@@ -301,12 +319,14 @@ class EtcdClient:
                 return endpoint, answer
             tries += 1
             rounds, rest = divmod(tries, len(self.config.endpoints))
-            delay = 0.0
-            if rest == 0:
-                _raise_if_hopeless(causes)
-                delay = self._backoff.delay(rounds)
-            if self._clock() + delay >= deadline:
-                raise _given_up(causes) from causes[endpoint]
+            delay = 0.0 if rest else self._backoff.delay(rounds)
+            now = self._clock()
+            hopeless = faults.hopeless or now + delay >= deadline
+            late = now - started >= self.config.call_timeout / 2
+            if on_trouble is not None and (hopeless or late or faults.complete):
+                on_trouble(faults.errors)
+            if hopeless:
+                raise faults.summary() from last
             if delay:
                 await self._sleep(delay)
 
@@ -325,10 +345,7 @@ class EtcdClient:
             timeout,
             lambda token: self._transport.post(endpoint, path, data, token=token, timeout=timeout),
         )
-        try:
-            return reply.decode(answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EndpointFault(endpoint, f"no etcd answer: {error}", sent=True) from error
+        return codec.decode(reply, answer, endpoint)
 
     async def _authenticated(
         self, endpoint: str, timeout: float, send: Callable[[str], Awaitable[T]]
@@ -352,28 +369,14 @@ class EtcdClient:
             data = await self._transport.post(
                 endpoint, "auth/authenticate", body, token="", timeout=timeout
             )
+            token = codec.decode(_AUTH, data, endpoint).token
+            if not token:
+                raise EndpointFault(endpoint, "no etcd answer: a log-in without a token", sent=True)
         except EndpointFault as error:
             raise EndpointFault(endpoint, error.cause, sent=False) from error
         except EtcdApiError as error:
             if "authentication is not enabled" in error.message:
                 return ""
             raise
-        self._token = _AUTH.decode(data).token
-        return self._token
-
-
-def _raise_if_hopeless(causes: Mapping[str, EtcdError]) -> None:
-    """Raise when waiting cannot help because every endpoint fails by TLS or version."""
-    faults = list(causes.values())
-    if all(isinstance(fault, EtcdTlsError | EtcdVersionError) for fault in faults):
-        raise faults[0]
-
-
-def _given_up(causes: Mapping[str, EtcdError]) -> EtcdError:
-    """The error for a call that no endpoint answered until its total deadline."""
-    faults = [fault for fault in causes.values() if isinstance(fault, EndpointFault)]
-    if len(faults) == len(causes) and all(fault.suspect_tls for fault in faults):
-        return EtcdTlsError(faults[0].endpoint, faults[0].cause)
-    return EtcdUnavailable(
-        {name: getattr(fault, "cause", str(fault)) for name, fault in causes.items()}
-    )
+        self._token = token
+        return token

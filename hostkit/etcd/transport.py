@@ -11,7 +11,6 @@ import socket
 from http import HTTPStatus
 
 import aiohttp
-import msgspec
 
 from hostkit.errors import cut
 from hostkit.etcd import codec, tls
@@ -78,7 +77,7 @@ class Transport:
         except TimeoutError as error:
             sent = not isinstance(error, aiohttp.ConnectionTimeoutError)
             what = "no answer" if sent else "no connection"
-            raise EndpointFault(endpoint, f"{what} within {timeout:g} s", sent=sent) from error
+            raise _late(endpoint, what, timeout, sent=sent) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _fault(endpoint, error, self._config) from error
         if response.status != HTTPStatus.OK:
@@ -97,7 +96,7 @@ class Transport:
                         data = await response.read()
                     raise refusal(endpoint, response.status, data)
         except TimeoutError as error:
-            raise EndpointFault(endpoint, f"no answer within {timeout:g} s", sent=True) from error
+            raise _late(endpoint, "no answer", timeout, sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _fault(endpoint, error, self._config) from error
         _keep_alive(response)
@@ -156,6 +155,11 @@ def _keep_alive(response: aiohttp.ClientResponse) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
+def _late(endpoint: str, what: str, timeout: float, *, sent: bool) -> EndpointFault:
+    cause = f"{what} within {round(timeout, 2):g} s"
+    return EndpointFault(endpoint, cause, sent=sent, overdue=what)
+
+
 def _fault(endpoint: str, error: Exception, config: EtcdConfig) -> EtcdError:
     """Our error for a failed connection or exchange."""
     # aiohttp's own classes inherit from ssl's but lack their fields; the cause has them.
@@ -181,8 +185,8 @@ def _fault(endpoint: str, error: Exception, config: EtcdConfig) -> EtcdError:
 def refusal(endpoint: str, status: int, data: bytes) -> EtcdError:
     """Our error for an answer other than 200."""
     try:
-        reply = _error_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        reply = codec.decode(_error_decoder, data, endpoint)
+    except EndpointFault:
         text = cut(data.decode(errors="replace"), 200)
         if status == HTTPStatus.NOT_FOUND:
             return EtcdVersionError(endpoint)

@@ -1,4 +1,4 @@
-"""Following a prefix without losing, repeating or reordering a change.
+"""Following a prefix, or one key, without losing, repeating or reordering a change.
 
 Model: a ``Snapshot`` at revision R, then ``Changes`` with every event after R, in order. The
 cursor is the revision of the last event that the consumer has taken in full; a broken stream
@@ -16,12 +16,10 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
-
-import msgspec
 
 from hostkit.etcd import codec, transport
 from hostkit.etcd.codec import Event, KeyValue, RangeResult
@@ -31,7 +29,9 @@ from hostkit.etcd.errors import (
     EtcdAuthError,
     EtcdCompacted,
     EtcdError,
+    EtcdUnavailable,
 )
+from hostkit.etcd.faults import Faults
 from hostkit.etcd.gateway import EtcdClient
 from hostkit.reconcile import Backoff
 
@@ -43,6 +43,7 @@ __all__ = [
     "Lines",
     "Snapshot",
     "WatchListener",
+    "watch_key",
     "watch_prefix",
 ]
 
@@ -66,14 +67,18 @@ class Changes:
 
 
 class WatchListener(Protocol):
-    """Is told when the watch gets or loses its connection; once for each change of state."""
+    """Is told when the watch gets or loses its connection, and when the cause of that changes."""
 
     def connected(self, endpoint: str) -> None:
         """Changes now come from *endpoint*."""
         ...
 
     def disconnected(self, error: EtcdError) -> None:
-        """Changes do not come, because of *error*; the watch goes on trying."""
+        """Changes do not come, because of *error*; the watch goes on trying.
+
+        Told again while disconnected whenever the text of *error* is another one, and during
+        the first attempt too when the endpoints do not answer at once.
+        """
         ...
 
 
@@ -169,9 +174,35 @@ def watch_prefix(
     they are told to *listener*. Close the iterator (``contextlib.aclosing``) to drop the
     connection at once.
     """
+    first, end = codec.prefix_range(prefix)
     return _Watch(
         client,
-        prefix,
+        {"key": first, "range_end": end},
+        probe_interval=probe_interval,
+        probe_timeout=probe_timeout,
+        backoff=backoff or Backoff(first=0.05, most=2.0),
+        sleep=sleep,
+        listener=listener,
+    ).items()
+
+
+def watch_key(
+    client: EtcdClient,
+    key: str,
+    *,
+    probe_interval: float = 5.0,
+    probe_timeout: float = 2.0,
+    backoff: Backoff | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    listener: WatchListener | None = None,
+) -> AsyncGenerator[Snapshot | Changes, None]:
+    """Follow *key* and no other, otherwise like ``watch_prefix``; its Snapshot may be empty.
+
+    A role that may read exactly *key* is enough: it would be denied a prefix.
+    """
+    return _Watch(
+        client,
+        {"key": codec.key_bytes(key)},
         probe_interval=probe_interval,
         probe_timeout=probe_timeout,
         backoff=backoff or Backoff(first=0.05, most=2.0),
@@ -184,7 +215,7 @@ class _Watch:
     def __init__(
         self,
         client: EtcdClient,
-        prefix: str,
+        scope: Mapping[str, bytes],
         *,
         probe_interval: float,
         probe_timeout: float,
@@ -193,14 +224,15 @@ class _Watch:
         listener: WatchListener | None,
     ) -> None:
         self._client = client
-        self._prefix = prefix
-        self._first, self._end = codec.prefix_range(prefix)
+        self._scope = scope
         self._probe_interval = probe_interval
         self._probe_timeout = probe_timeout
         self._backoff = backoff
         self._sleep = sleep
         self._listener = listener
-        self._connected: bool | None = None
+        self._connected = False
+        self._told = ""
+        self._faults = Faults(client.config.endpoints)
         self._failures = 0
 
     async def items(self) -> AsyncGenerator[Snapshot | Changes, None]:
@@ -209,7 +241,7 @@ class _Watch:
             endpoint = ""
             try:
                 if cursor is None:
-                    result = await self._client.range_prefix(self._prefix)
+                    result = await self._client.range(self._scope, on_trouble=self._tell_faults)
                     yield Snapshot(result.revision, result.kvs)
                     cursor = Cursor.at(result)
                 endpoint = self._client.endpoint
@@ -224,13 +256,12 @@ class _Watch:
             except EtcdError as error:
                 if endpoint:
                     self._client.failed(endpoint, error)
-                self._tell_disconnected(error)
+                self._tell_error(endpoint, error)
                 await self._pause()
 
     async def _open(self, endpoint: str, cursor: Cursor) -> transport.Stream:
         request = {
-            "key": self._first,
-            "range_end": self._end,
+            **self._scope,
             "start_revision": str(cursor.revision + 1),
             "progress_notify": True,
         }
@@ -267,7 +298,9 @@ class _Watch:
             except TimeoutError:
                 # A member that is stopped or cut off keeps its connections open and is silent.
                 await self._client.range_at(
-                    stream.endpoint, {"key": self._first, "count_only": True}, self._probe_timeout
+                    stream.endpoint,
+                    {"key": self._scope["key"], "count_only": True},
+                    self._probe_timeout,
                 )
                 continue
             if not chunk:
@@ -275,10 +308,7 @@ class _Watch:
             return chunk
 
     def _decode(self, endpoint: str, line: bytes) -> codec.WatchReply:
-        try:
-            message = _LINE.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EndpointFault(endpoint, f"no watch answer: {error}", sent=True) from error
+        message = codec.decode(_LINE, line, endpoint)
         if message.error is not None:
             code = message.error.grpc_code or message.error.code
             raise transport.api_error(endpoint, code, message.error.message)
@@ -297,8 +327,7 @@ class _Watch:
     async def _confirm(self, endpoint: str, cursor: Cursor) -> None:
         """Raise _RebuiltError or EtcdCompacted unless *endpoint*'s history contains *cursor*."""
         request = {
-            "key": self._first,
-            "range_end": self._end,
+            **self._scope,
             "revision": str(cursor.revision),
             "limit": "1",
             "sort_order": "DESCEND",
@@ -328,14 +357,32 @@ class _Watch:
 
     def _tell_connected(self, endpoint: str) -> None:
         self._failures = 0
+        self._faults.clear()
+        self._told = ""
         self._client.answered(endpoint)
-        if self._connected is not True:
+        if not self._connected:
             self._connected = True
             if self._listener is not None:
                 self._listener.connected(endpoint)
 
+    def _tell_error(self, endpoint: str, error: EtcdError) -> None:
+        """*endpoint* failed, or no one endpoint in particular if it is ""."""
+        endpoint = endpoint or getattr(error, "endpoint", "")
+        if endpoint:
+            self._tell_faults({endpoint: error})
+        elif not isinstance(error, EtcdUnavailable):
+            # The causes of EtcdUnavailable came by themselves, with their types.
+            self._tell_disconnected(error)
+
+    def _tell_faults(self, errors: Mapping[str, EtcdError]) -> None:
+        for endpoint, error in errors.items():
+            self._faults.note(endpoint, error)
+        known = list(self._faults.errors.values())
+        self._tell_disconnected(known[0] if len(known) == 1 else self._faults.summary())
+
     def _tell_disconnected(self, error: EtcdError) -> None:
-        if self._connected is not False:
-            self._connected = False
+        self._connected = False
+        if str(error) != self._told:
+            self._told = str(error)
             if self._listener is not None:
                 self._listener.disconnected(error)

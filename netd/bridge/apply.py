@@ -1,9 +1,13 @@
 """docker0 in the kernel: look at it, and carry out what ``plan`` decided."""
 
 import asyncio
+import errno
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from netd.bridge.plan import Bridge, Refusal, Steps, Wanted, decide
 from netd.errors import BridgeError
@@ -16,43 +20,64 @@ _IFF_UP = 1
 
 
 async def observe(netlink: AsyncIPRoute, name: str) -> Bridge | None:
-    """The device *name* as the kernel has it; None when there is no such device."""
-    return (await _look(netlink)).get(name)
+    """The device *name* as the kernel has it; None when there is no such device.
+
+    Without its ports: to find those takes a look at every device of the host.
+    """
+    try:
+        (link,) = await netlink.link("get", ifname=name)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+    addresses = []
+    async for item in await netlink.get_addr(family=_AF_INET, index=link["index"]):
+        addresses.append(_address(item))  # noqa: PERF401 - an asynchronous dump
+    return _bridge(link, addresses, ())
+
+
+async def with_ports(netlink: AsyncIPRoute, bridge: Bridge) -> Bridge:
+    """*bridge* with the names of the devices that are attached to it."""
+    ports = []
+    async for link in await netlink.get_links():
+        if link.get("master") == bridge.index:
+            ports.append(link.get("ifname"))  # noqa: PERF401 - an asynchronous dump
+    return replace(bridge, ports=tuple(sorted(ports)))
+
+
+def _address(item: Any) -> IPv4Interface:
+    return IPv4Interface(f"{item.get('local') or item.get('address')}/{item['prefixlen']}")
+
+
+def _bridge(link: Any, addresses: Sequence[IPv4Interface], ports: Sequence[str]) -> Bridge:
+    info = link.get("linkinfo")
+    return Bridge(
+        index=link["index"],
+        kind=(info.get("kind") if info is not None else "") or "",
+        up=bool(link["flags"] & _IFF_UP),
+        mtu=link.get("mtu"),
+        mac=link.get("address") or "",
+        addresses=tuple(addresses),
+        ports=tuple(sorted(ports)),
+    )
 
 
 async def bridges_with(netlink: AsyncIPRoute, subnet: IPv4Network) -> dict[str, Bridge]:
-    """The bridges that have an address in *subnet*, by name."""
-    return {
-        name: bridge
-        for name, bridge in (await _look(netlink)).items()
-        if bridge.kind == "bridge" and any(one.network == subnet for one in bridge.addresses)
-    }
-
-
-async def _look(netlink: AsyncIPRoute) -> dict[str, Bridge]:
-    """Every device, with its addresses and with the devices attached to it."""
+    """The bridges that have an address in *subnet*, by name, with their ports."""
     addresses: dict[int, list[IPv4Interface]] = {}
     async for item in await netlink.get_addr(family=_AF_INET):
-        local = item.get("local") or item.get("address")
-        addresses.setdefault(item["index"], []).append(
-            IPv4Interface(f"{local}/{item['prefixlen']}")
-        )
-    links = [link async for link in await netlink.get_links()]
-    found = {}
-    for link in links:
-        info = link.get("linkinfo")
-        found[link.get("ifname")] = Bridge(
-            index=link["index"],
-            kind=(info.get("kind") if info is not None else "") or "",
-            up=bool(link["flags"] & _IFF_UP),
-            mtu=link.get("mtu"),
-            mac=link.get("address") or "",
-            addresses=tuple(addresses.get(link["index"], ())),
-            ports=tuple(
-                sorted(one.get("ifname") for one in links if one.get("master") == link["index"])
-            ),
-        )
-    return found
+        addresses.setdefault(item["index"], []).append(_address(item))
+    ports: dict[int, list[str]] = {}
+    links = []
+    async for link in await netlink.get_links():
+        links.append(link)
+        ports.setdefault(link.get("master") or 0, []).append(link.get("ifname"))
+    found = {
+        link.get("ifname"): _bridge(link, addresses[link["index"]], ports.get(link["index"], ()))
+        for link in links
+        if any(one.network == subnet for one in addresses.get(link["index"], ()))
+    }
+    return {name: bridge for name, bridge in found.items() if bridge.kind == "bridge"}
 
 
 async def carry_out(netlink: AsyncIPRoute, name: str, wanted: Wanted, steps: Steps) -> None:
@@ -86,38 +111,52 @@ async def ensure(name: str, wanted: Wanted, docker_socket: Path) -> tuple[Steps,
 
     Raises BridgeError, naming the containers when they are in the way.
     """
-    async with AsyncIPRoute() as netlink:
-        observed = await observe(netlink, name)
-        decision = decide(observed, wanted)
-        if isinstance(decision, Refusal):
-            text = f"{name} cannot be used: {decision.why}"
-            if decision.in_use:
-                assert observed is not None  # noqa: S101 - in_use says that it was seen
-                users = await containers_on(docker_socket) or list(observed.ports)
-                text += (
-                    f", and containers use it: {', '.join(users)}. Stop them and netd moves it, "
-                    "or keep the old subnet"
-                )
-            raise BridgeError(text)
-        if decision:
-            await carry_out(netlink, name, wanted, decision)
-        return decision, observed
+    try:
+        async with AsyncIPRoute() as netlink:
+            observed = await observe(netlink, name)
+            if observed is not None and wanted.address not in observed.addresses:
+                observed = await with_ports(netlink, observed)
+            decision = decide(observed, wanted)
+            if isinstance(decision, Refusal):
+                raise BridgeError(await _refusal(name, decision, observed, docker_socket))
+            if decision:
+                await carry_out(netlink, name, wanted, decision)
+            return decision, observed
+    except NetlinkError as error:
+        raise BridgeError(f"{name}: {error}") from error
+
+
+async def _refusal(
+    name: str, refusal: Refusal, observed: Bridge | None, docker_socket: Path
+) -> str:
+    text = f"{name} cannot be used: {refusal.why}"
+    if refusal.in_use and observed is not None:
+        users = await containers_on(docker_socket) or list(observed.ports)
+        text += (
+            f", and containers use it: {', '.join(users)}. Stop them and netd moves it, "
+            "or keep the old subnet"
+        )
+    return text
 
 
 async def remove(name: str, ours: IPv4Interface | None) -> str | None:
-    """Delete the bridge if it carries our address and no port; returns why it stays, if it does."""
-    async with AsyncIPRoute() as netlink:
-        observed = await observe(netlink, name)
-        if observed is None:
-            return None
-        if observed.kind != "bridge" or ours is None or ours not in observed.addresses:
-            return "it does not carry our address"
-        if observed.ports:
-            return f"it is in use by {', '.join(observed.ports)}"
-        try:
+    """Delete the bridge if it carries our address; returns why it is not ours, if it is not.
+
+    Raises BridgeError when it is in use.
+    """
+    try:
+        async with AsyncIPRoute() as netlink:
+            observed = await observe(netlink, name)
+            if observed is None:
+                return None
+            if observed.kind != "bridge" or ours is None or ours not in observed.addresses:
+                return "it does not carry our address"
+            observed = await with_ports(netlink, observed)
+            if observed.ports:
+                raise BridgeError(f"{name} is in use by {', '.join(observed.ports)}")
             await netlink.link("del", index=observed.index)
-        except NetlinkError as error:
-            raise BridgeError(f"{name}: {error}") from error
+    except NetlinkError as error:
+        raise BridgeError(f"{name}: {error}") from error
     return None
 
 

@@ -28,6 +28,14 @@ class Identity:
             lease.vtep_mac in self.macs or lease.subnet == self.remembered
         )
 
+    def had(self, lease: Lease) -> bool:
+        """Whether *lease* was this host's under another address, or is a cloned machine's."""
+        return (
+            lease.public_ip != self.public_ip
+            and lease.subnet == self.remembered
+            and lease.vtep_mac in self.macs
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:
@@ -38,8 +46,8 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Contested:
-    """A record bears our address but another identity: ours from before a reinstallation,
-    or another host that wrongly has the same address. Only its age can tell."""
+    """A record that is ours from an earlier life, or another living host's: it bears our address
+    with another MAC, or our subnet and MAC with another address. Signs of life must tell."""
 
     lease: Lease
 
@@ -74,10 +82,15 @@ def decide(
     """Choose. *history* gives for subnets once held a number that grows with the time of their
     last holding; *excluded* are subnets that a race has just shown to be taken."""
     mine = sorted(
-        (lease for lease in roster.leases() if lease.public_ip == identity.public_ip),
+        (
+            lease
+            for lease in roster.leases()
+            if lease.public_ip == identity.public_ip or identity.had(lease)
+        ),
         # A reservation is the operator's word; then certain ownership; then age.
         key=lambda lease: (
-            not lease.is_reservation,
+            not (lease.is_reservation and lease.public_ip == identity.public_ip),
+            lease.subnet != identity.remembered,
             not identity.owns(lease),
             lease.create_revision,
             lease.key,
@@ -86,7 +99,8 @@ def decide(
     fitting = [lease for lease in mine if config.admits(lease.subnet)]
     if fitting:
         best = fitting[0]
-        return Keep(best) if identity.owns(best) or best.is_reservation else Contested(best)
+        sure = identity.owns(best) or (best.is_reservation and not identity.had(best))
+        return Keep(best) if sure else Contested(best)
     occupied = roster.occupied() | set(excluded)
     taken = _Taken(occupied, config)
     remembered = identity.remembered

@@ -61,7 +61,8 @@ class LeaseHolder:
         remembered: IPv4Network | None,
         changed: Callable[[Held], None],
         trigger: Callable[[], None],
-        find_owner: Callable[[], Awaitable[str | None]],
+        find_owner: Callable[[IPv4Address], Awaitable[str | None]],
+        on_link: Callable[[IPv4Address], bool],
         allow_renumber: bool = False,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -77,6 +78,7 @@ class LeaseHolder:
         self._remembered = remembered
         self._changed = changed
         self._find_owner = find_owner
+        self._on_link = on_link
         self._allow_renumber = allow_renumber
         self._clock = clock
         self._rng = rng or random.Random()
@@ -111,6 +113,8 @@ class LeaseHolder:
             await self._acquire(self.config, renumber=False)
         else:
             await self._defend(self.config, self.subnet)
+        await self.store.sweep()
+        await self._look_for_twins()
         await self._note_history()
 
     async def close(self) -> None:
@@ -118,6 +122,10 @@ class LeaseHolder:
         await self._keeping.stop()
 
     async def _acquire(self, config: NetworkConfig, *, renumber: bool) -> None:
+        left = await self.store.settle()
+        if left is not None:
+            await self._hold(left, "leased (an earlier attempt was committed after all)")
+            return
         history = await self.store.history()
         excluded: set[IPv4Network] = set()
         while True:
@@ -132,16 +140,19 @@ class LeaseHolder:
             match decision:
                 case Keep(lease):
                     await self._adopt(config, lease, "kept")
+                    await self.store.release_unbound()
                     return
                 case Contested(lease):
                     await self._refuse_if_live(lease)
-                    await self._adopt(config, lease, "taken over from an earlier installation")
+                    await self._adopt(config, lease, "taken over from an earlier life")
+                    await self.store.release_unbound()
                     return
                 case Take(subnet, why):
                     value = render_lease(self.public_ip, config.backend, self.vtep_mac)
                     lease_or_none = await self.store.create(subnet, value, self.public_ip)
                     if lease_or_none is not None:
                         await self._hold(lease_or_none, f"leased ({why})")
+                        await self._drop_misfits(config, identity)
                         return
                     log.info("subnet %s was taken by another host meanwhile", subnet)
                     excluded.add(subnet)
@@ -151,31 +162,65 @@ class LeaseHolder:
                         "reservations or use a larger Network"
                     )
                     self.problems.set("lease", text, blocking=True)
+                    await self.store.release_unbound()
                     raise LeaseError(text)
 
-    async def _refuse_if_live(self, lease: Lease) -> None:
-        """Raise LeaseError while *lease*, which bears our address, belongs to another live host.
+    async def _drop_misfits(self, config: NetworkConfig, identity: Identity) -> None:
+        """End records that are certainly ours, for subnets that the configuration has left."""
+        for lease in list(self.roster.leases()):
+            if identity.owns(lease) and not config.admits(lease.subnet) and lease != self.lease:
+                await self.store.drop(lease)
+
+    async def _look_for_twins(self) -> None:
+        """Report another live host that entered itself with our address."""
+        if self.lease is None or self.conflict:
+            return
+        for other in list(self.roster.leases()):
+            if (
+                other.public_ip == self.public_ip
+                and other.subnet != self.subnet
+                and not other.is_reservation
+                and not self._is_ours(other)
+                and await self._sign_of_life(other)
+            ):
+                self.problems.set(
+                    "public-ip",
+                    f"another live host holds our PublicIP {self.public_ip} too: lease {other.key} "
+                    f"(VTEP {other.vtep_mac or 'none'}); give one of them another address",
+                    blocking=True,
+                )
+                return
+        self.problems.clear("public-ip")
+
+    async def _sign_of_life(self, lease: Lease) -> str:
+        """What shows that another host lives behind *lease*; empty when nothing does.
 
         A netd renews so often that the lease's age tells it alive; any other host is found by
-        asking the network who has the address. A record without either sign is taken to be this
-        host's own from before its state was lost.
+        asking the network who has the address. A former address of ours says more than the age,
+        which this very host may have caused before it was given another one.
         """
-        info = await self.store.remaining(lease.lease_id)
-        if info.ttl < 0:
-            raise LeaseError(f"lease {lease.key} has just ended, looking again")
-        age = max(0, info.granted - info.ttl)
-        sign = ""
-        if age <= min(2 * self._keepalive + 5, info.granted / 2):
-            sign = f"was renewed {age} s ago"
-        elif owner := await self._ask_network():
-            sign = f"and {owner} on this network answers for the address"
+        ours_once = lease.public_ip != self.public_ip and self._on_link(lease.public_ip)
+        if not ours_once and not lease.is_reservation:
+            info = await self.store.remaining(lease.lease_id)
+            if info.ttl < 0:
+                raise LeaseError(f"lease {lease.key} has just ended, looking again")
+            age = max(0, info.granted - info.ttl)
+            if age <= min(2 * self._keepalive + 5, info.granted / 2):
+                return f"was renewed {age} s ago"
+        if owner := await self._ask_network(lease.public_ip):
+            return f"and {owner} on this network answers for the address"
+        return ""
+
+    async def _refuse_if_live(self, lease: Lease) -> None:
+        """Raise LeaseError while *lease*, which looks like ours, belongs to another live host."""
+        sign = await self._sign_of_life(lease)
         if not sign:
             self.problems.clear("public-ip")
             return
         # Without the age: the same refusal again is no new problem.
         mac = lease.vtep_mac or "none"
         text = (
-            f"PublicIP {self.public_ip} is held by another live host: lease {lease.key} (VTEP "
+            f"PublicIP {lease.public_ip} is held by another live host: lease {lease.key} (VTEP "
             f"{mac}); give this host an address of its own with --public-ip or --iface. If it "
             "is this very host after a reinstallation, the lease is taken over in a few minutes"
         )
@@ -183,11 +228,11 @@ class LeaseHolder:
         self.problems.set("public-ip", text, blocking=True)
         raise LeaseError(text)
 
-    async def _ask_network(self) -> str | None:
+    async def _ask_network(self, address: IPv4Address) -> str | None:
         try:
-            return await self._find_owner()
+            return await self._find_owner(address)
         except OSError as error:
-            log.debug("cannot ask the network for %s: %s", self.public_ip, error)
+            log.debug("cannot ask the network for %s: %s", address, error)
             return None
 
     async def _adopt(self, config: NetworkConfig, lease: Lease, how: str) -> None:
@@ -220,8 +265,7 @@ class LeaseHolder:
         self._mac_is_new = False
         self.subnet, self.lease, self.conflict = lease.subnet, lease, False
         self._keeping.keep(lease.lease_id)
-        for key in ("lease", "public-ip"):
-            self.problems.clear(key)
+        self.problems.clear("lease")
         if new:
             self.acquired_at = self._clock()
             kind = "reservation" if lease.is_reservation else f"lease {lease.lease_id:x}"
@@ -343,7 +387,8 @@ class LeaseHolder:
         if self.lease is None or self.conflict:
             return
         now = self._clock()
-        if now - self._noted_at < HISTORY_ROUND:
+        # A clock that was set back must not stop the notes.
+        if 0 <= now - self._noted_at < HISTORY_ROUND:
             return
         with contextlib.suppress(EtcdError):
             await self.store.remember(self.lease.subnet, self.public_ip)

@@ -59,6 +59,8 @@ class Keeping:
             await keeper.run()
         except LeaseGone:
             log.warning("etcd lease %x is gone, its record will be created again", keeper.lease_id)
-        if self._keeper is keeper:
-            self._keeper = self._task = None
-            self._gone()
+        finally:
+            # Whatever ended it: a lease that nobody renews must not look renewed.
+            if self._keeper is keeper:
+                self._keeper = self._task = None
+                self._gone()

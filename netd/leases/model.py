@@ -17,11 +17,15 @@ import msgspec
 from netd.overlay.model import VXLAN_OVERHEAD, HostGwOptions, VxlanOptions
 
 DEFAULT_PREFIX = "/coreos.com/network"
+MOST_VNI = 9_999_999
+"""Largest VNI that makes a device name: flannel.N has to fit into 15 characters (IFNAMSIZ)."""
 LEASE_TTL = 86_400
 """Seconds; flannel's subnetTTL."""
 
 _KEY = re.compile(r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})-(\d{1,2})(?:&([0-9a-fA-F:.]+)-(\d{1,3}))?")
 _CIDR = re.compile(r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}/(?:0|[1-9]\d?)")
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bad input; the last for thousands of brackets."""
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 
 UNSUPPORTED_BACKENDS = {
@@ -110,7 +114,7 @@ def parse_network_config(raw: bytes | str) -> NetworkConfig:
     """Read the value of ``PREFIX/config``; raises FieldError naming field, value and rule."""
     try:
         data = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         shown = raw if isinstance(raw, str) else raw.decode(errors="replace")
         raise FieldError("network config", shown, f"must be JSON ({error})") from error
     if not isinstance(data, dict):
@@ -228,7 +232,7 @@ def _backend(fields: Mapping[str, Any], notes: list[str]) -> Backend:
         # flannel's MTU is that of the outer packets; ours is the device's.
         mtu = _mtu(options)
         return VxlanOptions(
-            vni=_number(options, "Backend.VNI", 1, 1, (1 << 24) - 1),
+            vni=_number(options, "Backend.VNI", 1, 1, MOST_VNI),
             port=_number(options, "Backend.Port", 0, 0, 65535) or 8472,
             mtu=mtu - VXLAN_OVERHEAD if mtu else 0,
             gbp=_boolean(options, "GBP", False, "Backend."),
@@ -295,6 +299,22 @@ def subnet_key(subnet: IPv4Network) -> str:
     return f"{subnet.network_address}-{subnet.prefixlen}"
 
 
+def is_host_address(address: IPv4Address) -> bool:
+    """Whether *address* can be a host's PublicIP."""
+    return not (
+        address.is_unspecified or address.is_multicast or address.is_loopback or address.is_reserved
+    )
+
+
+def is_unicast_mac(text: str) -> bool:
+    """Whether *text* is a MAC that a device can have, such as ``a2:d8:8f:2a:15:9d``."""
+    return (
+        _MAC.fullmatch(text) is not None
+        and not int(text[:2], 16) & 1
+        and text != "00:00:00:00:00:00"
+    )
+
+
 def key_name(key: str) -> str:
     """What stands behind ``/subnets/`` in a record's key."""
     return key.rpartition("/subnets/")[2]
@@ -331,7 +351,7 @@ def parse_lease(
         raise FieldError("key", name, "is a dual-stack lease, netd carries IPv4 only")
     try:
         data = _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise FieldError(
             "value", value.decode(errors="replace"), f"is no lease ({error})"
         ) from error
@@ -339,12 +359,7 @@ def parse_lease(
         public_ip = IPv4Address(data.PublicIP)
     except ValueError:
         raise FieldError("PublicIP", data.PublicIP, "must be an IPv4 address") from None
-    if (
-        public_ip.is_unspecified
-        or public_ip.is_multicast
-        or public_ip.is_loopback
-        or public_ip.is_reserved
-    ):
+    if not is_host_address(public_ip):
         raise FieldError("PublicIP", data.PublicIP, "must be a host's own unicast address")
     if data.PublicIPv6 or bytes(data.BackendV6Data) not in {b"", b"null"}:
         raise FieldError("PublicIPv6", data.PublicIPv6, "dual stack, netd carries IPv4 only")
@@ -358,15 +373,13 @@ def parse_lease(
 def _vxlan_data(raw: msgspec.Raw) -> tuple[int, str]:
     try:
         data = _decode_vxlan(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise FieldError("BackendData", bytes(raw), f"is not vxlan's ({error})") from error
     if data is None or not data.VtepMAC:
         raise FieldError("BackendData.VtepMAC", None, "is missing")
-    if not _MAC.fullmatch(data.VtepMAC):
-        raise FieldError("BackendData.VtepMAC", data.VtepMAC, "must be six hex bytes")
     mac = data.VtepMAC.lower()
-    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
-        raise FieldError("BackendData.VtepMAC", mac, "must be a unicast address")
+    if not is_unicast_mac(mac):
+        raise FieldError("BackendData.VtepMAC", mac, "must be six hex bytes, not multicast")
     # Records of flannel before 0.14 carry no VNI.
     if not 0 <= data.VNI < 1 << 24:
         raise FieldError("BackendData.VNI", data.VNI, "must be from 1 to 16777215")

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from hostkit.etcd.errors import EtcdUnavailable
 from hostkit.etcd.gateway import EtcdClient, KeyValue, LeaseInfo, absent, mod_revision_is, put
+from netd.errors import LeaseError
 from netd.leases.model import FieldError, Lease, parse_key, parse_lease, subnet_key
 from netd.leases.peers import Record
 
@@ -25,6 +26,10 @@ class LeaseStore:
         self.ttl = ttl
         # A lease that was granted for a record whose creation is not settled yet.
         self._unbound = 0
+        # Leases that are to end and may not have.
+        self._ending: set[int] = set()
+        # The subnet of a creation whose outcome is not known.
+        self._unsettled: IPv4Network | None = None
 
     @property
     def config_key(self) -> str:
@@ -58,11 +63,20 @@ class LeaseStore:
     async def create(
         self, subnet: IPv4Network, value: bytes, public_ip: IPv4Address
     ) -> Lease | None:
-        """Create the record for *subnet*; None when somebody else was faster."""
+        """Create the record for *subnet*; None when somebody else was faster.
+
+        Raises LeaseError when our own record would not be accepted by others.
+        """
+        key = self.key(subnet)
+        try:
+            parse_lease(key, value)
+        except FieldError as error:
+            raise LeaseError(f"our own record would be refused by every host: {error}") from error
+        self._ending.discard(self._unbound)
         if not self._unbound or await self.client.lease_keepalive(self._unbound) <= 0:
             self._unbound, _ = await self.client.lease_grant(self.ttl)
         lease_id = self._unbound
-        key = self.key(subnet)
+        self._unsettled = subnet
         try:
             result = await self.client.txn(
                 [absent(key)],
@@ -81,12 +95,31 @@ class LeaseStore:
             found = await self.client.get(key)
             created = found is not None and found.lease == lease_id
             revision = found.mod_revision if found is not None else 0
+        self._unsettled = None
         if not created:
             await self.release_unbound()
             return None
         self._unbound = 0
         return parse_lease(
             key, value, lease_id=lease_id, mod_revision=revision, create_revision=revision
+        )
+
+    async def settle(self) -> Lease | None:
+        """The record that an earlier ``create`` made although it failed, if it did."""
+        subnet, lease_id = self._unsettled, self._unbound
+        if subnet is None:
+            return None
+        record = await self.read(subnet)
+        self._unsettled = None
+        if record is None or not lease_id or record.lease_id != lease_id:
+            return None
+        self._unbound = 0
+        return parse_lease(
+            record.key,
+            record.value,
+            lease_id=lease_id,
+            mod_revision=record.mod_revision,
+            create_revision=record.create_revision,
         )
 
     def reuse(self, lease_id: int) -> None:
@@ -97,7 +130,17 @@ class LeaseStore:
         """Give back a granted lease that no record uses."""
         if self._unbound:
             lease_id, self._unbound = self._unbound, 0
-            await self.client.lease_revoke(lease_id)
+            await self._revoke(lease_id)
+
+    async def sweep(self) -> None:
+        """Try again to end the leases whose end failed."""
+        for lease_id in list(self._ending):
+            await self._revoke(lease_id)
+
+    async def _revoke(self, lease_id: int) -> None:
+        self._ending.add(lease_id)
+        await self.client.lease_revoke(lease_id)
+        self._ending.discard(lease_id)
 
     async def update(self, record: Record | Lease, value: bytes) -> Lease | None:
         """Change the value of *record* and keep its etcd lease; None when it changed meanwhile."""
@@ -119,9 +162,10 @@ class LeaseStore:
         """How long an etcd lease still lives and how long it was granted for, in seconds."""
         return await self.client.lease_time_to_live(lease_id)
 
-    async def seed_config(self, value: bytes) -> None:
-        """Write the network configuration unless there is one."""
-        await self.client.txn([absent(self.config_key)], [put(self.config_key, value)])
+    async def seed_config(self, value: bytes) -> bool:
+        """Write the network configuration unless there is one; returns whether it was written."""
+        result = await self.client.txn([absent(self.config_key)], [put(self.config_key, value)])
+        return result.succeeded
 
     async def history(self) -> dict[IPv4Network, int]:
         """The subnets that were held once, with the revision of the last sign of their holder."""
@@ -142,4 +186,4 @@ class LeaseStore:
     async def drop(self, lease: Lease) -> None:
         """End our hold: the record goes with its etcd lease; a reservation is not ours to end."""
         if lease.lease_id:
-            await self.client.lease_revoke(lease.lease_id)
+            await self._revoke(lease.lease_id)

@@ -27,7 +27,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 
 RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x4, 0x10, 0x40
 
-IFF_UP, IFF_LOWER_UP = 0x1, 0x10000
+IFF_UP, IFF_NOARP, IFF_LOWER_UP = 0x1, 0x80, 0x10000
 NUD_PERMANENT, NTF_SELF = 0x80, 0x02
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_NOWHERE = 0, 255
@@ -63,7 +63,10 @@ class Vxlan(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A network device; *mac* is empty when it has none, *kind* empty for physical ones."""
+    """A network device; *mac* is empty when it has none, *kind* empty for physical ones.
+
+    *master* is the ifindex of the bridge, bond or VRF that it is a port of, or 0.
+    """
 
     ifindex: int
     name: str
@@ -72,11 +75,17 @@ class Link(NamedTuple):
     mac: bytes
     kind: str
     vxlan: Vxlan | None
+    master: int = 0
 
     @property
     def up(self) -> bool:
         """Whether it is administratively up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def arp(self) -> bool:
+        """Whether it resolves neighbours."""
+        return not self.flags & IFF_NOARP
 
     @property
     def carrier(self) -> bool:
@@ -202,7 +211,14 @@ def _link(data: bytes, at: int, end: int) -> Link | None:
         if kind == "vxlan" and 2 in info:
             vxlan = _vxlan(info[2])
     return Link(
-        index, _text(attrs.get(3)), flags, _u32(attrs.get(4)), attrs.get(1, b""), kind, vxlan
+        index,
+        _text(attrs.get(3)),
+        flags,
+        _u32(attrs.get(4)),
+        attrs.get(1, b""),
+        kind,
+        vxlan,
+        _u32(attrs.get(10)),
     )
 
 

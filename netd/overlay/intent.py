@@ -8,10 +8,13 @@ Invariants:
 
 * our own subnet, and what is outside the overlay network, is never given to a peer;
 * an FDB entry lives while any tunnelled peer with that MAC lives;
-* of peers that claim one MAC with different PublicIPs those win that agree with the lowest
-  subnet, so the answer does not depend on the order of events.
+* of peers that claim one MAC with different PublicIPs those win that agree with the newest
+  record (of equally old ones that of the lowest subnet): a host that changed its address keeps
+  its MAC, and the record of its old address lives on for a day. The answer depends on the
+  records alone, not on the order of events, so all hosts give the same one.
 """
 
+from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -77,6 +80,7 @@ class Intent:
         self.device = 0
         self.peers: dict[IPv4Network, Peer] = {}
         self.refused: dict[IPv4Network, str] = {}
+        # Each list is in order of precedence.
         self._ways: dict[IPv4Network, _Way] = {}
         self._by_mac: dict[bytes, list[IPv4Network]] = {}
         self._by_gateway: dict[bytes, list[IPv4Network]] = {}
@@ -151,7 +155,7 @@ class Intent:
     def owners(self, key: Key) -> tuple[IPv4Network, ...]:
         """The peers that *key* serves, lowest first."""
         if key.kind == FDB:
-            return tuple(self._by_mac.get(key.data, ()))
+            return tuple(sorted(self._by_mac.get(key.data, ())))
         if key.kind == NEIGHBOUR:
             return tuple(self._by_gateway.get(key.data, ()))
         subnet = IPv4Network((key.data, key.prefixlen))
@@ -170,8 +174,12 @@ class Intent:
             return
         self._ways[peer.subnet] = way
         if way.mac:
-            _insert(self._by_mac, way.mac, peer.subnet)
-            _insert(self._by_gateway, peer.subnet.network_address.packed, peer.subnet)
+            macs = self._by_mac.setdefault(way.mac, [])
+            insort(macs, peer.subnet, key=self._precedence)
+            insort(self._by_gateway.setdefault(_gateway(peer.subnet), []), peer.subnet)
+
+    def _precedence(self, subnet: IPv4Network) -> tuple[int, IPv4Network]:
+        return -self.peers[subnet].revision, subnet
 
     def _leave(self, subnet: IPv4Network) -> None:
         self.peers.pop(subnet, None)
@@ -179,20 +187,20 @@ class Intent:
         way = self._ways.pop(subnet, None)
         if way is not None and way.mac:
             _remove(self._by_mac, way.mac, subnet)
-            _remove(self._by_gateway, subnet.network_address.packed, subnet)
+            _remove(self._by_gateway, _gateway(subnet), subnet)
 
     def _mates(self, subnet: IPv4Network) -> set[IPv4Network]:
         """The peers whose answers depend on *subnet*'s: same MAC or same gateway address."""
         way = self._ways.get(subnet)
         if way is None or not way.mac:
             return set()
-        gateway = subnet.network_address.packed
+        gateway = _gateway(subnet)
         return {*self._by_mac.get(way.mac, ()), *self._by_gateway.get(gateway, ())}
 
     def _keys_of(self, subnets: Iterable[IPv4Network]) -> set[Key]:
         keys: set[Key] = set()
         for subnet in subnets:
-            gateway = subnet.network_address.packed
+            gateway = _gateway(subnet)
             keys.add(Key(ROUTE, gateway, subnet.prefixlen))
             way = self._ways.get(subnet)
             if way is not None and way.mac:
@@ -210,12 +218,19 @@ class Intent:
             if not way.mac:
                 continue
             first = self._by_mac[way.mac][0]
-            gateway = subnet.network_address.packed
+            gateway = _gateway(subnet)
             if self._ways[first].ip != way.ip:
-                mac = self.peers[subnet].vtep_mac
-                self.refused[subnet] = f"its VtepMAC {mac} is the one of {first} on another host"
+                self.refused[subnet] = self._defeat(subnet, first)
             elif self._by_gateway[gateway][0] != subnet:
                 self.refused[subnet] = f"it overlaps {self._by_gateway[gateway][0]}"
+
+    def _defeat(self, loser: IPv4Network, winner: IPv4Network) -> str:
+        lost, won = self.peers[loser], self.peers[winner]
+        newer = ", whose record is newer" if won.revision > lost.revision else ""
+        return (
+            f"its VtepMAC {lost.vtep_mac} is the one of {winner} on another host, "
+            f"{won.public_ip}{newer}"
+        )
 
     def _way(self, peer: Peer) -> tuple[_Way | None, str]:
         """How to reach *peer*, or None and why not."""
@@ -264,10 +279,8 @@ def peer_changes(
     return changes
 
 
-def _insert(index: dict[bytes, list[IPv4Network]], at: bytes, subnet: IPv4Network) -> None:
-    subnets = index.setdefault(at, [])
-    subnets.append(subnet)
-    subnets.sort()
+def _gateway(subnet: IPv4Network) -> bytes:
+    return subnet.network_address.packed
 
 
 def _remove(index: dict[bytes, list[IPv4Network]], at: bytes, subnet: IPv4Network) -> None:

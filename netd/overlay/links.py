@@ -16,6 +16,10 @@ class OverlayError(NetdError):
     """The overlay cannot be brought into its state; the message names device or peers."""
 
 
+class RestlessError(OverlayError):
+    """Somebody alters what was set as fast as it is set."""
+
+
 class LinkWriter(Protocol):
     """Changes network devices in the namespace it was made in."""
 
@@ -70,8 +74,12 @@ async def _carry_out(route: Any, plan: LinkPlan, wish: LinkWish, index: int) -> 
         changes["mtu"] = plan.mtu
     if plan.mac is not None:
         changes["address"] = _mac_text(plan.mac)
+    if plan.release:
+        changes["master"] = 0
     if plan.up:
         changes["state"] = "up"
+    if plan.arp:
+        changes["arp"] = True
     if changes:
         await route.link("set", index=index, **changes)
     if plan.learning is not None:

@@ -8,7 +8,7 @@ everything anew once a minute.
 Invariants:
 
 * entries are planned only against a mirror that is not stale and a device in shape;
-* a change of the device is a *repair* when it differs from a wish that was fulfilled before;
+* no entry is touched before ``set_peers`` told for the first time which there should be;
 * a missing or downed underlay is a named problem, not an error; its return triggers a pass;
 * nothing is taken down when the daemon ends; only ``remove`` does that.
 """
@@ -18,7 +18,8 @@ import errno
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Network
 from types import MappingProxyType
 
@@ -27,12 +28,13 @@ from netd.netlink import messages as nl
 from netd.netlink import requests as rq
 from netd.netlink.socket import Monitor, NetlinkError, NetlinkSocket
 from netd.overlay.cleanup import take_down
+from netd.overlay.device import Device
 from netd.overlay.entries import Entries
+from netd.overlay.floods import Floods, lines
 from netd.overlay.intent import Intent, peer_changes
-from netd.overlay.links import LinkWriter, OverlayError, PyrouteLinks
+from netd.overlay.links import LinkWriter, OverlayError, PyrouteLinks, RestlessError
 from netd.overlay.mirror import Mirror
 from netd.overlay.model import ROUTE_PROTOCOL, LocalNode, Peer
-from netd.overlay.plan import LinkWish, ground_problems, overlay_mtu, plan_link, wish_link
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ KINDS = ("link", "address", "mtu", "route", "neighbour", "fdb")
 
 # Our own changes come back as notifications: a few rounds settle what others did meanwhile.
 _ROUNDS = 4
+# Short enough to be right within a second after the other one has ended.
+_PAUSE = 0.25
 
 
 def _unheard(_value: object) -> None:
@@ -53,6 +57,7 @@ class Overlay:
     *on_repair* is called once for each repaired thing with its kind, *on_mtu* with the MTU in
     bytes whenever it changes. *clock* is monotonic, *wall* gives the times in ``peer_changed``,
     both in seconds; *resync* is the time between full looks. *connect* makes the sockets.
+    The log gets one line per kind of repair in ten seconds; problems are the reader's to log.
     """
 
     def __init__(
@@ -62,38 +67,42 @@ class Overlay:
         on_mtu: Callable[[int], None] = _unheard,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         resync: float = 60.0,
         retry: Backoff | None = None,
         links: LinkWriter | None = None,
         connect: Callable[[], tuple[NetlinkSocket, Monitor]] = lambda: (NetlinkSocket(), Monitor()),
     ) -> None:
         self._on_repair = on_repair
-        self._on_mtu = on_mtu
         self._clock = clock
         self._wall = wall
         self._resync = resync
         self._links = links or PyrouteLinks()
+        self._sleep = sleep
+        self._floods = Floods(
+            lines(log, logging.WARNING, "repaired: {n} {kind}", "repaired: {n} {kind} {span}"),
+            clock,
+        )
+        self._rivalry = Floods(
+            lines(log, logging.WARNING, "{kind}", "{kind} ({n} times {span})"), clock
+        )
         self._connect = connect
         self._socket: NetlinkSocket | None = None
         self._monitor: Monitor | None = None
         self._intent = Intent()
         self._mirror = Mirror()
         self._local: LocalNode | None = None
-        self._retired: set[str] = set()
-        self._settled: LinkWish | None = None
-        self._broken: OverlayError | None = None
+        self._listed = False
+        self._programmed = False
         self._ground_changed = True
         self._dumped = 0.0
         self._dumping = False
-        self._mtu = 0
-        self._ground_problems: tuple[str, ...] = ()
-        self._told: tuple[str, ...] = ()
         self._repairs: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self._peer_changed: dict[IPv4Network, float] = {}
         self._pass_lock = asyncio.Lock()
         self._reconciler = Reconciler(
             "overlay",
-            self._work,
+            self._keep,
             resync=resync,
             tolerate=(OverlayError, NetlinkError, OSError),
             backoff=Backoff(first=0.1, most=2.0),
@@ -104,6 +113,9 @@ class Overlay:
             self._mirror,
             retry or Backoff(first=0.2, most=30.0),
             self._reconciler.trigger,
+        )
+        self._device = Device(
+            self._mirror, self._links, flushed=self._flushed, on_mtu=on_mtu, clock=clock
         )
 
     async def start(self) -> None:
@@ -116,6 +128,9 @@ class Overlay:
     async def stop(self) -> None:
         """Close the sockets; the kernel keeps everything."""
         self._entries.stop()
+        self._device.stop()
+        self._floods.stop()
+        self._rivalry.stop()
         if self._monitor is not None:
             asyncio.get_running_loop().remove_reader(self._monitor.fileno())
             self._monitor.close()
@@ -128,29 +143,32 @@ class Overlay:
         if node == self._local:
             return
         if node is not None and self._local is not None and self._local.device:
-            self._retired.add(self._local.device)
-        self._retired.discard(node.device if node is not None else "")
+            self._device.retire(self._local.device)
+        self._device.expect(node.device if node is not None else "")
+        self._programmed = False
         self._local = node
         self._ground_changed = True
         self._reconciler.trigger()
 
     def retire(self, device: str) -> None:
         """Have *device*, which an earlier life made, removed once the local node is another."""
-        self._retired.add(device)
+        self._device.retire(device)
 
     def set_peers(self, peers: Mapping[IPv4Network, Peer]) -> None:
-        """Replace all peers."""
+        """Replace all peers. Until it is called, the entries that there are stay."""
         for subnet, peer in peer_changes(self._intent.peers, peers).items():
             self.update_peer(subnet, peer)
+        self._listed = True
         self._reconciler.trigger()
 
     def update_peer(self, subnet: IPv4Network, peer: Peer | None) -> None:
         """Enter or change one peer, or drop it with None."""
-        if self._intent.peers.get(subnet) == peer:
+        before = self._intent.peers.get(subnet)
+        if before == peer:
             return
         if peer is None:
             self._peer_changed.pop(subnet, None)
-        else:
+        elif before is None or replace(before, revision=peer.revision) != peer:
             self._peer_changed[subnet] = self._wall()
         self._entries.ask(self._intent.set_peer(subnet, peer))
         self._reconciler.trigger()
@@ -164,14 +182,30 @@ class Overlay:
 
     @property
     def mtu(self) -> int:
-        """The overlay's MTU in bytes, 0 before it is known."""
-        return self._mtu
+        """The MTU in bytes that the device was seen to have (with host-gw that of the underlay or
+        Backend.MTU), 0 before that."""
+        return self._device.mtu
+
+    @property
+    def settled(self) -> bool:
+        """Whether the device is as wished and all entries were programmed since ``set_local``.
+
+        An entry that the kernel refused is a problem of its peer and does not count here.
+        """
+        return self._device.ready and self._programmed
+
+    @property
+    def blocking(self) -> tuple[str, ...]:
+        """What is wrong with device or underlay: no peer at all can be reached well."""
+        return self._device.blocking if self._local is not None else ()
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong now, each naming device or peer."""
-        refused = self._intent.problems() if self._local is not None else ()
-        return self._ground_problems + refused + self._entries.problems()
+        """All that is wrong now, each naming device or peer: ``blocking`` comes first."""
+        if self._local is None:
+            return self._entries.problems()
+        told = self.blocking + self._device.advice
+        return told + self._intent.problems() + self._entries.problems()
 
     @property
     def repairs(self) -> Mapping[str, int]:
@@ -209,10 +243,19 @@ class Overlay:
         the kernel cannot be asked.
         """
         await self._work(fresh=True)
-        wrong = self._ground_problems + self._entries.problems()
+        wrong = self.blocking + self._entries.problems()
         if wrong:
             more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
             raise OverlayError("; ".join(wrong[:10]) + more)
+
+    async def _keep(self) -> None:
+        try:
+            await self._work()
+        except RestlessError as error:
+            # Passes fail and succeed in turn then, so that the reconciler would log each failure.
+            self._rivalry.note(str(error))
+            await self._sleep(_PAUSE)
+            self._reconciler.trigger()
 
     async def _work(self, *, fresh: bool = False) -> None:
         async with self._pass_lock:
@@ -223,7 +266,6 @@ class Overlay:
                 # Nothing is known about how far it came.
                 self._mirror.stale = True
                 raise
-        self._tell_problems()
 
     async def _pass(self) -> None:
         repaired: Counter[str] = Counter()
@@ -233,29 +275,59 @@ class Overlay:
                     return
         finally:
             self._count(repaired)
-        raise OverlayError("the kernel's state does not stay as it was set")
+        raise RestlessError("the kernel's state does not stay as it was set")
 
     async def _round(self, repaired: Counter[str]) -> bool:
         """Observe, plan, apply once; True when nothing is left to do."""
         self._drain()
         if self._mirror.stale or self._clock() - self._dumped >= self._resync:
             await self._dump()
-        if self._local is None:
+        local = self._local
+        if local is None:
             return True
-        if self._ground_changed:
-            self._ground_changed = False
-            try:
-                repaired.update(await self._ground(self._local))
-            except BaseException:
-                self._ground_changed = True
-                raise
-            self._drain()
-            if self._mirror.stale or self._ground_changed:
-                return False
-        repaired.update(await self._entries.program(self._started()[0], self._drain))
-        if self._broken is not None:
-            raise self._broken
-        return not (self._entries.touched or self._mirror.stale or self._ground_changed)
+        if self._ground_changed and not await self._ground(local, repaired):
+            return False
+        if self._listed:
+            repaired.update(await self._entries.program(self._started()[0], self._drain))
+            self._programmed |= self._device.ready
+        if self._device.broken is not None:
+            raise self._device.broken
+        if self._mirror.stale or self._ground_changed:
+            return False
+        return not (self._listed and self._entries.touched)
+
+    async def _ground(self, local: LocalNode, repaired: Counter[str]) -> bool:
+        """Bring the device into shape; True when entries can be programmed next."""
+        self._ground_changed = False
+        try:
+            repaired.update(await self._device.bring(local))
+        except BaseException:
+            self._ground_changed = True
+            raise
+        self._drain()
+        if local != self._local:
+            return False
+        self._place(local)
+        if self._device.broken is None:
+            return not (self._mirror.stale or self._ground_changed)
+        # What can be programmed on the device as it is, is; then the cause is raised.
+        if self._mirror.stale:
+            await self._dump()
+            self._place(local)
+        return True
+
+    def _place(self, local: LocalNode) -> None:
+        """Have the entries meant for the device and underlay that there are now."""
+        mirror = self._mirror
+        mirror.point_at(local.device, local.interface)
+        if self._intent.set_place(local, mirror.facts(local.interface), mirror.device):
+            self._entries.ask_all()
+            self._entries.touch_all()
+
+    def _flushed(self) -> None:
+        # What the kernel forgets with the device is part of that one repair.
+        self._entries.ask_all()
+        self._mirror.stale = True
 
     def _heard(self) -> None:
         if self._dumping:
@@ -304,85 +376,12 @@ class Overlay:
             values += await socket.dump(rq.dump_fdb(mirror.device), absent=gone)
         mirror.load_entries(values)
 
-    # --- device and underlay ---
-
-    async def _ground(self, local: LocalNode) -> tuple[str, ...]:
-        """Bring the device into shape; returns the kinds that were repaired."""
-        mirror = self._mirror
-        facts = mirror.facts(local.interface)
-        self._ground_problems = ground_problems(local, facts, mirror)
-        for name in sorted(self._retired):
-            link = mirror.by_name(name)
-            if link is not None and link.kind == "vxlan":
-                await self._links.delete(link.ifindex)
-            self._retired.discard(name)
-        repaired: tuple[str, ...] = ()
-        self._broken = None
-        if facts is not None:
-            self._set_mtu(overlay_mtu(local, facts))
-            wish = wish_link(local, facts)
-            try:
-                repaired = await self._shape(wish) if wish is not None else ()
-            except OverlayError as error:
-                # What can be programmed on the device as it is, is; then this is raised.
-                self._broken = error
-                self._ground_problems += (str(error),)
-        else:
-            self._settled = None
-        mirror.point_at(local.device, local.interface)
-        if self._intent.set_place(local, facts, mirror.device):
-            self._entries.ask_all()
-            self._entries.touch_all()
-        return repaired
-
-    async def _shape(self, wish: LinkWish) -> tuple[str, ...]:
-        mirror = self._mirror
-        link = mirror.by_name(wish.name)
-        held = mirror.addresses.get(link.ifindex, ()) if link else ()
-        plan = plan_link(wish, link, held)
-        if not plan:
-            self._settled = wish
-            return ()
-        unasked = wish == self._settled
-        if plan.flushes:
-            # What the kernel forgets with the device is part of that one repair.
-            self._entries.ask_all()
-            mirror.stale = True
-        await self._links.apply(plan, wish, link.ifindex if link else 0)
-        log.info("device %s: %s", wish.name, "created" if plan.create else "changed")
-        self._settled = wish
-        self._drain()
-        return plan.repairs if unasked else ()
-
-    def _set_mtu(self, mtu: int) -> None:
-        if mtu != self._mtu:
-            self._mtu = mtu
-            self._on_mtu(mtu)
-
-    # --- telling ---
-
     def _count(self, repaired: Counter[str]) -> None:
-        if not repaired:
-            return
         for kind, number in repaired.items():
             self._repairs[kind] += number
             for _ in range(number):
                 self._on_repair(kind)
-        log.warning(
-            "repaired: %s", ", ".join(f"{n} {kind}" for kind, n in sorted(repaired.items()))
-        )
-
-    def _tell_problems(self) -> None:
-        now = self.problems
-        if now == self._told:
-            return
-        for text in now:
-            if text not in self._told:
-                log.warning("problem: %s", text)
-        for text in self._told:
-            if text not in now:
-                log.info("solved: %s", text)
-        self._told = now
+            self._floods.note(kind, number)
 
     # --- the end ---
 

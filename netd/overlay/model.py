@@ -59,11 +59,16 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another host's lease; *vtep_mac* is None when it published none."""
+    """Another host's lease; *vtep_mac* is None when it published none.
+
+    *revision* orders the records by age: etcd's create revision, 0 when unknown. It decides
+    only which of two hosts is believed that claim one MAC.
+    """
 
     subnet: IPv4Network
     public_ip: IPv4Address
     vtep_mac: str | None
+    revision: int = 0
 
 
 def device_name(vni: int) -> str:

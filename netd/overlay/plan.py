@@ -181,7 +181,8 @@ class LinkWish:
 class LinkPlan:
     """What to do to the device, in this order; None leaves an attribute alone.
 
-    *delete* is the ifindex of a device that differs in what the kernel cannot change in place.
+    *delete* is the ifindex of a device that differs in what the kernel cannot change in place;
+    *arp* means to have it resolve neighbours again, *release* to free it from its master.
     """
 
     delete: int = 0
@@ -190,6 +191,8 @@ class LinkPlan:
     mac: bytes | None = None
     learning: bool | None = None
     up: bool = False
+    arp: bool = False
+    release: bool = False
     drop: tuple[nl.Address, ...] = ()
     add_address: bool = False
 
@@ -199,7 +202,7 @@ class LinkPlan:
         if self.create or self.delete:
             return ("link",)
         kinds = []
-        if self.up or self.mac is not None or self.learning is not None:
+        if self.up or self.arp or self.release or self.mac is not None or self.learning is not None:
             kinds.append("link")
         if self.mtu is not None:
             kinds.append("mtu")
@@ -212,18 +215,36 @@ class LinkPlan:
         """Whether the kernel forgets entries of the device on the way.
 
         It drops routes and neighbours of a device that goes down or loses its last address, and
-        the neighbours of one that changes its MAC.
+        the neighbours of one that changes its MAC or whether it resolves neighbours.
         """
-        return self.create or self.up or self.mac is not None or self.add_address
+        return self.create or self.up or self.arp or self.mac is not None or self.add_address
 
     def __bool__(self) -> bool:
         return bool(self.repairs)
 
 
 def overlay_mtu(local: LocalNode, underlay: Underlay) -> int:
-    """The MTU in bytes for the overlay and its containers."""
-    if local.backend.mtu:
-        return local.backend.mtu
+    """The MTU in bytes for the overlay and its containers; never more than fits the underlay.
+
+    The kernel does not give a VXLAN device more, and with host-gw what is larger gets lost.
+    """
+    room = _room(local, underlay)
+    return min(local.backend.mtu or room, room)
+
+
+def mtu_problems(local: LocalNode, underlay: Underlay) -> tuple[str, ...]:
+    """Says that the configured MTU is not the one in use, in words."""
+    wished, room = local.backend.mtu, _room(local, underlay)
+    if wished <= room:
+        return ()
+    return (
+        f"Backend.MTU: {wished} is more than the {room} that interface {local.interface} with "
+        f"MTU {underlay.mtu} leaves to the overlay, so {room} is used; lower Backend.MTU or raise "
+        "the interface's",
+    )
+
+
+def _room(local: LocalNode, underlay: Underlay) -> int:
     return underlay.mtu - (VXLAN_OVERHEAD if isinstance(local.backend, VxlanOptions) else 0)
 
 
@@ -261,6 +282,8 @@ def plan_link(wish: LinkWish, link: nl.Link | None, addresses: Iterable[nl.Addre
         mac=wish.mac if wish.mac and link.mac != wish.mac else None,
         learning=wish.learning if learning != wish.learning else None,
         up=not link.up,
+        arp=not link.arp,
+        release=bool(link.master),
         drop=tuple(sorted(a for a in held if a not in good)),
         add_address=not good,
     )

@@ -101,6 +101,12 @@ class FakeEtcd:
         runner, self._runner = self._runner, None
         if runner is not None:
             self._closing.set()
+            for site in list(runner.sites):
+                await site.stop()
+            # asyncio hands an accepted connection over in several turns of the loop, and aiohttp
+            # never closes one that it gets after its shutdown.
+            for _ in range(10):
+                await asyncio.sleep(0)
             self.cut_streams()
             await runner.cleanup()
 
@@ -125,7 +131,8 @@ class FakeEtcd:
             answer = self.store.call(path, body)
         except Refused as refused:
             if refused.code < 0:
-                return web.Response(status=refused.status, text=refused.message)
+                raw = refused.message.encode(errors="surrogateescape")
+                return web.Response(status=refused.status, body=raw)
             text = refused.message
             return web.json_response(
                 {"error": text, "message": text, "code": refused.code}, status=refused.status
@@ -154,12 +161,13 @@ class FakeEtcd:
 
     async def _watch(self, request: web.Request, create: Json) -> web.StreamResponse:
         store = self.store
-        first, end = unb64(create["key"]), unb64(create["range_end"])
+        first = unb64(create["key"])
+        end = unb64(create["range_end"]) if create.get("range_end") else None
         at = int(create["start_revision"])
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
         self._streams[id(request)] = request
         try:
+            await response.prepare(request)
             await _send(response, {"header": store.header(), "created": True})
             if at <= store.compacted:
                 gone = {"canceled": True, "compact_revision": str(store.compacted)}

@@ -2,7 +2,8 @@
 
 It keeps state, announces changes to a listener, forgets what the real one forgets (routes and
 neighbours of a downed device, silently), and fails on demand: ``refuse`` maps a message's value
-to an errno, ``lose_replies`` and ``lose_events`` drop datagrams with ENOBUFS.
+to an errno, ``refuse_link`` is the reason against any change of a device, ``lose_replies`` and
+``lose_events`` drop datagrams with ENOBUFS.
 """
 
 import collections
@@ -13,6 +14,8 @@ from collections.abc import Callable
 
 from netd.netlink import messages as nl
 from netd.netlink.requests import Request, encode
+from netd.overlay.links import OverlayError
+from netd.overlay.model import VXLAN_OVERHEAD
 from netd.overlay.plan import LinkPlan, LinkWish
 
 
@@ -27,6 +30,7 @@ def render(kind: int, value: nl.Value, *, flags: int = 0, seq: int = 0) -> bytes
         body = nl.IFINFO.pack(0, 1, value.ifindex, value.flags, 0)
         body += _attr(3, value.name.encode() + b"\0") + _attr(4, nl.U32.pack(value.mtu))
         body += _attr(1, value.mac)
+        body += _attr(10, nl.U32.pack(value.master)) if value.master else b""
         if value.vxlan is not None:
             v = value.vxlan
             data = _attr(1, nl.U32.pack(v.vni)) + _attr(3, nl.U32.pack(v.lower))
@@ -103,6 +107,7 @@ class FakeKernel:
         self.fdb: dict[tuple[int, bytes], nl.FdbEntry] = {}
         self.routes: list[nl.Route] = []
         self.refuse: Callable[[nl.Message], int] = lambda _message: 0
+        self.refuse_link = ""
         self.lose_replies = 0
         self.lose_events = False
         self.log: list[nl.Message] = []
@@ -123,23 +128,21 @@ class FakeKernel:
 
     async def apply(self, plan: LinkPlan, wish: LinkWish, index: int) -> None:
         """Be a LinkWriter."""
+        if self.refuse_link:
+            raise OverlayError(f"device {wish.name}: {self.refuse_link}")
+        room = self.links[wish.lower].mtu - VXLAN_OVERHEAD
+        if plan.mtu is not None and plan.mtu > room:
+            raise OverlayError(f"device {wish.name}: Invalid argument")
         if plan.delete:
             self.del_link(plan.delete)
         if plan.create:
             vxlan = nl.Vxlan(
                 wish.vni, wish.local.packed, wish.lower, wish.port, wish.learning, wish.gbp, False
             )
-            index = self.add_link(wish.name, mtu=wish.mtu, mac=wish.mac, kind="vxlan", vxlan=vxlan)
-        link = self.links[index]
-        if plan.mtu is not None:
-            link = link._replace(mtu=plan.mtu)
-        if plan.mac is not None:
-            link = link._replace(mac=plan.mac)
-        if plan.up:
-            link = link._replace(flags=link.flags | nl.IFF_UP)
-        if plan.learning is not None and link.vxlan is not None:
-            link = link._replace(vxlan=link.vxlan._replace(learning=plan.learning))
-        self.put_link(link)
+            # At creation the kernel takes what fits instead of refusing.
+            mtu = min(wish.mtu, room)
+            index = self.add_link(wish.name, mtu=mtu, mac=wish.mac, kind="vxlan", vxlan=vxlan)
+        self.put_link(_changed(self.links[index], plan))
         for address in plan.drop:
             self.del_address(address)
         if plan.add_address:
@@ -167,13 +170,18 @@ class FakeKernel:
         return index
 
     def put_link(self, link: nl.Link) -> None:
-        """Make or change a link; one that goes down loses routes and neighbours silently."""
-        if self.links.get(link.ifindex) == link:
+        """Make or change a link; one that goes down loses routes and neighbours silently, one
+        that ceases or begins to resolve neighbours loses those, announced."""
+        before = self.links.get(link.ifindex)
+        if before == link:
             return
         self.links[link.ifindex] = link
         if not link.up:
             self._forget(link.ifindex)
         self._announce(nl.RTM_NEWLINK, link)
+        if before is not None and before.arp != link.arp:
+            for key in [k for k in self.neighbours if k[0] == link.ifindex]:
+                self._announce(nl.RTM_DELNEIGH, self.neighbours.pop(key))
 
     def del_link(self, index: int) -> None:
         """Delete a link with all that hangs on it."""
@@ -333,3 +341,19 @@ def _reply(code: int, seq: int) -> bytes:
     quoted = nl.HEADER.pack(nl.HEADER_SIZE, 0, 0, seq, 0)
     body = nl.ERRNO.pack(-code) + quoted
     return nl.HEADER.pack(nl.HEADER_SIZE + len(body), nl.NLMSG_ERROR, 0, seq, 0) + body
+
+
+def _changed(link: nl.Link, plan: LinkPlan) -> nl.Link:
+    if plan.mtu is not None:
+        link = link._replace(mtu=plan.mtu)
+    if plan.mac is not None:
+        link = link._replace(mac=plan.mac)
+    if plan.up:
+        link = link._replace(flags=link.flags | nl.IFF_UP)
+    if plan.arp:
+        link = link._replace(flags=link.flags & ~nl.IFF_NOARP)
+    if plan.release:
+        link = link._replace(master=0)
+    if plan.learning is not None and link.vxlan is not None:
+        link = link._replace(vxlan=link.vxlan._replace(learning=plan.learning))
+    return link

@@ -1,5 +1,6 @@
 """Settings: four layers, Go's flags, and errors that name setting, source and remedy."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,15 @@ def test_a_secret_is_hidden_in_the_table_and_in_errors() -> None:
         read("--pin=12345")
     assert "12345" not in str(caught.value)
     assert "(hidden)" in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ['["s3cret", 1]', '{ x = "s3cret" }', "1979-05-27"])
+def test_a_secret_of_a_wrong_kind_in_the_file_is_not_repeated(file: Path, given: str) -> None:
+    file.write_text(f"etcd-password = {given}\n")
+    with pytest.raises(ConfigError) as caught:
+        read(f"--config={file}")
+    assert f"{file}: etcd-password is (hidden)" in str(caught.value)
+    assert not {"s3cret", "1979"} & set(re.findall(r"\w+", str(caught.value)))
 
 
 def test_an_empty_secret_is_shown_to_be_empty_and_hidden_options_are_left_out() -> None:

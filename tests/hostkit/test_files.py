@@ -52,6 +52,20 @@ def test_an_unchanged_file_is_not_touched(tmp_path: Path) -> None:
     assert write_atomic(path, "y")
 
 
+@pytest.mark.parametrize(("was", "wanted"), [(0o600, 0o644), (0o666, 0o600), (0o4755, 0o644)])
+def test_an_unchanged_file_gets_the_right_mode_and_nothing_else(
+    tmp_path: Path, was: int, wanted: int
+) -> None:
+    path = tmp_path / "f"
+    write_atomic(path, "x", mode=was)
+    before = path.stat()
+    assert mode_of(path) == was
+    assert not write_atomic(path, "x", mode=wanted)
+    after = path.stat()
+    assert mode_of(path) == wanted
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
 def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
     path = tmp_path / "f"
     contents = {"a" * 100_000, "b" * 100_000}

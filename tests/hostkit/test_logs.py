@@ -63,10 +63,27 @@ def test_under_journald_a_line_is_its_priority_and_its_text(
 
 
 def test_under_journald_each_line_of_one_event_has_the_priority(output: Output) -> None:
+    logs.setup(2, {"JOURNAL_STREAM": "8:1"})
+    fail()
+    lines = output.getvalue().splitlines()
+    assert len(lines) > 2
+    assert all(line.startswith("<3>") for line in lines)
+
+
+@pytest.mark.parametrize("environ", [{}, {"JOURNAL_STREAM": "8:1"}])
+def test_what_others_wrote_cannot_look_like_a_line_of_ours_nor_steer_a_terminal(
+    output: Output, environ: dict[str, str]
+) -> None:
+    logs.setup(0, environ)
+    log.warning("record %s", "one\n<6>two\r\x1b[2J\u2028\udcff\x00\u202eé")
+    (line,) = output.getvalue().splitlines()
+    assert line.endswith(r"record one\n<6>two\r\x1b[2J\u2028\udcff\x00\u202eé")
+
+
+def test_an_empty_event_is_a_line_too(output: Output) -> None:
     logs.setup(0, {"JOURNAL_STREAM": "8:1"})
-    log.warning("one\ntwo")
     log.warning("")
-    assert output.getvalue() == "<4>one\n<4>two\n<4>\n"
+    assert output.getvalue() == "<4>\n"
 
 
 def test_elsewhere_a_line_begins_with_a_utc_time_and_the_level(output: Output) -> None:

@@ -44,6 +44,42 @@ def test_an_unchanged_status_is_sent_once(systemd: socket.socket) -> None:
     assert received(systemd) == ["STATUS=waiting", "STATUS=ready", "STATUS=waiting"]
 
 
+def test_a_full_queue_is_told_and_the_message_arrives_when_there_is_room_again(
+    systemd: socket.socket,
+) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.getsockname()})
+    sent = 0
+    while notifier.send(f"X={sent}"):
+        sent += 1
+        assert sent < 1_000_000
+    assert not notifier.ready()
+    assert received(systemd) == [f"X={number}" for number in range(sent)]
+    assert notifier.ready()
+    assert received(systemd) == ["READY=1"]
+
+
+def test_a_status_that_found_the_queue_full_is_sent_again(systemd: socket.socket) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.getsockname()})
+    while notifier.send("X=1"):
+        pass
+    notifier.status("ready")
+    assert "STATUS=ready" not in received(systemd)
+    notifier.status("ready")
+    notifier.status("ready")
+    assert received(systemd) == ["STATUS=ready"]
+
+
+def test_a_status_of_several_lines_is_one_message_of_one_line(systemd: socket.socket) -> None:
+    """A line break would begin another variable."""
+    Notifier({"NOTIFY_SOCKET": systemd.getsockname()}).status("waiting\nREADY=1\n  for etcd ")
+    assert received(systemd) == ["STATUS=waiting READY=1 for etcd"]
+
+
+def test_a_message_that_can_never_arrive_counts_as_sent() -> None:
+    assert Notifier({}).ready()
+    assert Notifier({"NOTIFY_SOCKET": "/nowhere/x"}).ready()
+
+
 def test_a_leading_at_sign_means_the_abstract_namespace() -> None:
     name = f"netd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:

@@ -244,6 +244,25 @@ async def test_ready_is_sent_once_and_only_when_nothing_is_missing(
     assert systemd.got()[-1] == "STOPPING=1"
 
 
+async def test_ready_is_said_again_until_systemd_has_room_for_it(
+    service: Service, systemd: Systemd
+) -> None:
+    """systemd may be busy starting a hundred units: a lost READY=1 would end in a time-out."""
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.path})
+    while notifier.send("X=1"):
+        pass
+    asked: list[int] = []
+    service.add_ready_check("network", lambda: asked.append(1))
+    async with running(service):
+        # The check is asked, all is well, and still READY=1 is not out.
+        await eventually(lambda: len(asked) > 5)
+        assert not service._was_ready
+        assert "READY=1" not in systemd.got()
+        await eventually(lambda: "READY=1" in systemd.got())
+        await eventually(lambda: "STATUS=ready" in systemd.got())
+    assert systemd.got().count("READY=1") == 1
+
+
 async def test_the_watchdog_is_fed_while_everything_lives_and_starves_when_something_hangs(
     tmp_path: Path, systemd: Systemd, problems: Problems
 ) -> None:
@@ -312,6 +331,10 @@ async def ends() -> None:
     return
 
 
+async def is_cancelled() -> None:
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("worker", "words"),
     [
@@ -319,6 +342,7 @@ async def ends() -> None:
         (fails_by_a_bug, ["worker", "KeyError", "subnet", "fails_by_a_bug"]),
         (fails_within_a_group, ["worker", "KeyError", "subnet", "fails_by_a_bug"]),
         (ends, ["worker ended without being asked to"]),
+        (is_cancelled, ["worker ended without being asked to"]),
     ],
 )
 async def test_a_worker_that_ends_ends_the_service_with_one_line_and_status_one(

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from netd.arp import find_owner
+from netd.underlay import ask_network
 from tests.support.netns import Fabric, Inside, Namespace
 
 OURS = IPv4Address("198.18.0.1")
@@ -58,16 +59,12 @@ def test_an_address_that_nobody_has_has_no_owner(fabric: Fabric, us: Namespace) 
     assert ask(us, NOBODYS) is None
 
 
-def test_our_own_address_has_no_owner_while_only_we_have_it(
-    fabric: Fabric, us: Namespace
-) -> None:
+def test_our_own_address_has_no_owner_while_only_we_have_it(fabric: Fabric, us: Namespace) -> None:
     fabric.host("other", f"{THEIRS}/24")
     assert ask(us, OURS) is None
 
 
-def test_to_ask_leaves_no_trace_in_the_caches_of_the_others(
-    fabric: Fabric, us: Namespace
-) -> None:
+def test_to_ask_leaves_no_trace_in_the_caches_of_the_others(fabric: Fabric, us: Namespace) -> None:
     other = fabric.host("other", f"{THEIRS}/24")
     double = fabric.host("double", f"{OURS}/24")
     other.run(f"ip neigh replace {OURS} lladdr {mac_of(double)} dev eth0 nud reachable")
@@ -86,3 +83,12 @@ def test_an_interface_that_is_down_or_missing_is_an_os_error(us: Namespace) -> N
     for interface in ("eth0", "eth7"):
         with pytest.raises(OSError, match=r"down|No such device"):
             ask(us, THEIRS, interface)
+
+
+def test_a_second_interface_of_ours_on_the_same_network_is_not_another_host(
+    fabric: Fabric, us: Namespace
+) -> None:
+    """With arp_ignore 0, the default, a kernel answers for all its addresses on each interface."""
+    fabric.plug(us, "198.18.5.1/24", name="eth1")
+    with inside(us) as thread:
+        assert thread.wait(ask_network("eth0", OURS)) is None

@@ -49,7 +49,7 @@ async def test_no_write_and_no_event_is_lost_when_the_leader_is_killed_during_a_
             # Each key was created once, and each creation was told once and in order.
             assert len(follower.revisions) == 200
             assert follower.revisions == sorted(set(follower.revisions))
-            assert follower.outages == 1
+            assert follower.outages >= 1
 
 
 async def test_a_watch_leaves_a_stopped_member_and_the_others_tell_what_it_missed(
@@ -141,7 +141,7 @@ async def test_everything_missed_while_all_members_were_down_arrives_afterwards(
         await create(client, f"{PREFIX}b", b"1")
         await until(lambda: set(follower.seen) == {f"{PREFIX}a", f"{PREFIX}b"})
         assert follower.snapshots == 1
-        assert follower.outages == 1
+        assert follower.outages >= 1
 
 
 async def test_a_large_prefix_and_a_large_value_pass_whole(single: EtcdCluster) -> None:

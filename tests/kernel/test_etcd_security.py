@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hostkit.etcd.config import EtcdConfig
-from hostkit.etcd.errors import EtcdAuthError, EtcdTlsError, EtcdUnavailable
+from hostkit.etcd.errors import EtcdAuthError, EtcdError, EtcdTlsError, EtcdUnavailable
 from hostkit.etcd.gateway import EtcdClient
+from hostkit.etcd.watch import Changes, Snapshot, watch_key, watch_prefix
 from tests.support.certs import Authority
 from tests.support.etcd import EtcdCluster, ServerTls
 from tests.support.watching import PREFIX, WAIT, client_of, create, following, member_of, until
@@ -191,3 +192,52 @@ async def test_a_user_reads_and_writes_what_the_role_allows_and_nothing_else(
     async with client_of(cluster) as client:
         with pytest.raises(EtcdAuthError, match="wants username and password"):
             await client.get(f"{PREFIX}a")
+
+
+class Causes:
+    """What a watch tells of its connection."""
+
+    def __init__(self) -> None:
+        self.endpoints: list[str] = []
+        self.errors: list[EtcdError] = []
+
+    def connected(self, endpoint: str) -> None:
+        self.endpoints.append(endpoint)
+
+    def disconnected(self, error: EtcdError) -> None:
+        self.errors.append(error)
+
+
+async def test_a_role_for_exactly_one_key_can_follow_that_key_but_no_prefix(
+    cluster: EtcdCluster,
+) -> None:
+    key = "/coreos.com/network/config"
+    cluster.ctl("put", key, "1")
+    cluster.ctl("put", f"{key}2", "x")
+    cluster.ctl("user", "add", "netd:s3cret")
+    cluster.ctl("role", "add", "network")
+    cluster.ctl("role", "grant-permission", "network", "readwrite", key)
+    cluster.ctl("user", "grant-role", "netd", "network")
+    cluster.enable_auth("root-s3cret")
+    told = Causes()
+    async with client_of(cluster, username="netd", password="s3cret") as client:  # noqa: S106
+        watch = watch_key(client, key, probe_interval=0.2, probe_timeout=5.0, listener=told)
+        async with aclosing(watch) as items, asyncio.timeout(WAIT):
+            first = await anext(items)
+            assert isinstance(first, Snapshot)
+            assert [(kv.key, kv.value) for kv in first.kvs] == [(key, b"1")]
+            # Waiting is what lets the stream open, and be probed while it is quiet.
+            waiting = asyncio.ensure_future(anext(items))
+            await until(lambda: bool(told.endpoints))
+            revision = await client.put(key, b"2")
+            item = await waiting
+            assert isinstance(item, Changes)
+            assert item.revision == revision
+            assert [(event.kv.key, event.kv.value) for event in item.events] == [(key, b"2")]
+            assert not told.errors
+        async with aclosing(watch_prefix(client, key, listener=told)) as items:
+            refused = asyncio.ensure_future(anext(items))
+            await until(lambda: bool(told.errors))
+            refused.cancel()
+            await asyncio.gather(refused, return_exceptions=True)
+        assert "permission denied" in str(told.errors[0])

@@ -20,8 +20,10 @@ def one_host(network: Net) -> NetdHost:
 
 def whole(host: NetdHost) -> dict[str, object]:
     """Everything of ours on the host, without what may rightly differ from look to look."""
-    link = host.ns.json("ip -d link show flannel.1")[0]
-    bridge = host.ns.json("ip -d link show docker0")[0]
+    links = {row["ifname"]: row for row in host.ns.json("ip -d link show")}
+    if not {"flannel.1", "docker0"} <= links.keys():
+        return {"links": sorted(links)}
+    link, bridge = links["flannel.1"], links["docker0"]
     addresses = {
         (row["ifname"], info["local"], info["prefixlen"])
         for row in host.ns.json("ip addr")

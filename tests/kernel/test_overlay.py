@@ -293,11 +293,51 @@ def test_shared_fdb_entry_lives_while_one_of_its_peers_does(hosts: Hosts) -> Non
 
 
 def test_one_mac_on_two_hosts_is_a_named_problem(hosts: Hosts) -> None:
-    """The lowest subnet wins, the other peer is named, the rest is programmed."""
+    """The newer record wins, of equals the lowest subnet; the other peer is named, the rest is
+    programmed."""
     host = hosts(1)
     host.converge(node(1), peer(61, vtep=mac(60)), peer(60), peer(62))
     assert set(host.routes()) == {"10.1.60.0/24", "10.1.62.0/24"}
-    assert [p for p in host.overlay.problems if "10.1.61.0/24" in p]
+    assert [p for p in host.overlay.problems if "peer 10.1.61.0/24" in p]
+    newer = replace(peer(61, vtep=mac(60)), revision=9)
+    host.converge(node(1), newer, peer(60), peer(62))
+    assert set(host.routes()) == {"10.1.61.0/24", "10.1.62.0/24"}
+    assert host.fdb()[mac(60)] == "198.18.77.61"
+    assert [p for p in host.overlay.problems if "peer 10.1.60.0/24" in p]
+
+
+def test_way_to_host_gw_and_back_counts_nothing(hosts: Hosts) -> None:
+    """A device taken away and made anew on purpose is no repair, nor are its routes."""
+    host = hosts(1)
+    host.converge(node(1), peer(60))
+    for backend, device in ((HostGwOptions(), "eth0"), (VxlanOptions(), "flannel.1")):
+        host.converge(node(1, backend), peer(60))
+        assert host.routes()["10.1.60.0/24"]["dev"] == device
+        assert host.overlay.settled
+    assert (host.repaired, host.mtus) == ([], [1450, 1500, 1450])
+
+
+def test_foreign_device_with_our_vni_blocks_by_its_cause(hosts: Hosts) -> None:
+    """The first error names what the kernel said; no MTU is told; removal heals."""
+    host = hosts(1)
+    host.space.run("ip link add vx type vxlan id 1 dev eth0 dstport 8472")
+    with pytest.raises(OverlayError, match="File exists"):
+        host.converge(node(1), peer(60))
+    assert ["File exists" in text for text in host.overlay.blocking] == [True]
+    assert (host.overlay.settled, host.overlay.mtu, host.mtus) == (False, 0, [])
+    host.space.run("ip link del vx")
+    host.converge(node(1), peer(60))
+    assert (host.overlay.settled, host.overlay.blocking, host.mtus) == (True, (), [1450])
+
+
+def test_mtu_that_the_kernel_would_not_give_is_cut(hosts: Hosts) -> None:
+    """Device and listener have the same MTU, at creation and afterwards; the problem is named."""
+    host = hosts(1)
+    for wished in (8000, 9000):
+        host.converge(node(1, VxlanOptions(mtu=wished)), peer(60))
+        assert (host.link()["mtu"], host.mtus, host.overlay.mtu) == (1450, [1450], 1450)
+        assert [p for p in host.overlay.problems if p.startswith(f"Backend.MTU: {wished}")]
+        assert (host.overlay.settled, host.overlay.blocking) == (True, ())
 
 
 def test_a_thousand_peers(hosts: Hosts) -> None:
@@ -358,6 +398,11 @@ DAMAGE = {
     "device down": ("ip link set flannel.1 down", "link"),
     "device mac": ("ip link set flannel.1 address 0e:99:99:99:99:99", "link"),
     "device mtu": ("ip link set flannel.1 mtu 1200", "mtu"),
+    "device without arp": ("ip link set flannel.1 arp off", "link"),
+    "device in a bridge": (
+        "ip link add name br7 type bridge && ip link set flannel.1 master br7",
+        "link",
+    ),
     "device learning": ("ip link set flannel.1 type vxlan id 1 learning", "link"),
 }
 
@@ -370,7 +415,7 @@ def test_damage_is_repaired_and_counted_by_its_kind(hosts: Hosts, damage: str) -
     host.run(node(1), peer(60))
     sound = host.entries()
     assert host.overlay.repairs[kind] == 0
-    host.space.run(command)
+    host.space.run(["sh", "-c", command])
     eventually(lambda: host.overlay.repairs[kind], f"a repair of kind {kind}")
     eventually(
         lambda: (
@@ -378,6 +423,8 @@ def test_damage_is_repaired_and_counted_by_its_kind(hosts: Hosts, damage: str) -
             and host.addresses() == ["10.1.1.0/32"]
             and (host.link()["mtu"], host.link()["address"]) == (1450, mac(1))
             and "UP" in host.link()["flags"]
+            and "NOARP" not in host.link()["flags"]
+            and "master" not in host.link()
             and not host.link()["linkinfo"]["info_data"]["learning"]
         ),
         "everything as before",

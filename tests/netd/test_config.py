@@ -93,9 +93,13 @@ def test_interfaces_may_be_given_repeatedly_and_in_one_word() -> None:
     [
         (["--etcd-endpoint=x"], ["unknown flag --etcd-endpoint", "--etcd-endpoints?"]),
         (["-ifcae=eth0"], ["unknown flag -ifcae", "-iface?"]),
-        (["--public-ip=eth0"], ["flag --public-ip", "'eth0'", "IPv4 address such as"]),
+        (["--public-ip=eth0"], ["flag --public-ip", "'eth0'", "IPv4 address that a host can have"]),
         (["--public-ip=fd00::1"], ["flag --public-ip", "IPv4 address"]),
+        (["--public-ip=127.0.0.1"], ["flag --public-ip", "that a host can have"]),
+        (["--public-ip=0.0.0.0"], ["flag --public-ip", "that a host can have"]),
+        (["--public-ip=224.0.0.1"], ["flag --public-ip", "that a host can have"]),
         (["--public-ipv6=fd00::1"], ["public-ipv6", "IPv4 only"]),
+        (["--kube-subnet-mgr", "run"], ["kube-subnet-mgr", "leases in etcd"]),
         (["--kube-subnet-mgr=true"], ["kube-subnet-mgr", "leases in etcd", "--etcd-endpoints"]),
         (["--iptables-resync=0"], ["iptables-resync", "1 to 3600"]),
         (["--subnet-lease-renew-margin=1440"], ["1 to 1439"]),
@@ -112,6 +116,32 @@ def test_a_mistake_is_refused_in_words_that_help(argv: list[str], words: list[st
 def test_what_flannel_needs_spelled_out_as_off_is_taken() -> None:
     settings = read("--kube-subnet-mgr=false", "--public-ipv6=", "--public-ip=")
     assert settings["public-ip"] is None
+
+
+def test_an_empty_variable_counts_as_unset_whatever_the_setting_is() -> None:
+    """Units pass variables on that an operator left empty."""
+    names = [option.name for option in OPTIONS if option.name != "config"]
+    empty = {
+        f"{prefix}_{name.upper().replace('-', '_')}": ""
+        for prefix in ("FLANNELD", "NETD")
+        for name in names
+    }
+    settings = read(**empty)
+    assert {name: settings[name] for name in names} == {name: read()[name] for name in names}
+    assert {settings.origins[name] for name in names} == {"default"}
+
+
+@pytest.mark.parametrize("name", ["version", "help", "print-config", "json"])
+def test_what_asks_for_an_answer_is_a_flag_only_and_no_variable_or_setting(
+    name: str, tmp_path: Path
+) -> None:
+    """NETD_VERSION=1.2 may be an operator's own note."""
+    assert read(**{f"NETD_{name.upper().replace('-', '_')}": "1.2"})[name] is False
+    file = tmp_path / "netd.toml"
+    file.write_text(f"{name} = true\n")
+    with pytest.raises(ConfigError, match=f"unknown setting {name}"):
+        read(f"--config={file}")
+    assert read(f"--{name}")[name] is True
 
 
 def test_every_visible_option_has_help_and_a_default_that_it_would_accept_itself() -> None:

@@ -161,7 +161,7 @@ def test_one_changed_record_does_not_replace_all_peers() -> None:
     assert world.overlay.replaced == 1
     assert world.overlay.peers == {
         IPv4Network("10.1.3.0/24"): Peer(
-            IPv4Network("10.1.3.0/24"), IPv4Address("198.18.0.3"), mac(3)
+            IPv4Network("10.1.3.0/24"), IPv4Address("198.18.0.3"), mac(3), world.roster.revision
         )
     }
     world.peering.apply([world.delete(PREFIX + "10.1.3.0-24")])
@@ -235,3 +235,23 @@ def test_of_very_many_bad_records_some_are_reported_and_the_rest_counted() -> No
     assert any("7 more lease records" in one.text for one in world.problems.all())
     assert len(world.peering.skipped) == SKIPPED_SHOWN + 7
     assert not world.problems.blocking()
+
+
+def test_a_peer_that_turns_out_to_be_ourselves_leaves_before_our_subnet_is_chosen() -> None:
+    world = World(Judge(CONFIG, OWN_IP, None))
+    world.peering.refresh()
+    world.peering.apply([world.put(record("10.1.20.0/24", 2))])
+    assert len(world.overlay.peers) == 1
+    world.peering.apply([world.put(record("10.1.20.0/24", 1))])
+    assert world.overlay.peers == {}
+    assert world.state() == anew(world.roster, Judge(CONFIG, OWN_IP, None)).state()
+
+
+def test_a_key_that_names_no_subnet_does_not_make_each_change_replace_all_peers() -> None:
+    world = World()
+    world.put(Record(PREFIX + "garbage", b"x", 0, 1, 1))
+    world.peering.refresh()
+    world.peering.apply([world.put(record("10.1.20.0/24", 2))])
+    assert world.overlay.replaced == 1
+    assert len(world.overlay.peers) == 1
+    assert list(world.peering.skipped) == [PREFIX + "garbage"]

@@ -149,6 +149,17 @@ def test_problems_and_skipped_records_are_shown_word_for_word() -> None:
     assert rows["etcd"] == "etcd 1d03h away"
 
 
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    """An interface's name or an IPv6 endpoint may well hold brackets."""
+    text = shown(
+        network__interface="e[b]0",
+        etcd__endpoint="http://[fd00::1]:2379",
+        lease__subnet="[i]10.1.33.0/24",
+    )
+    for word in ("e[b]0", "http://[fd00::1]:2379", "[i]10.1.33.0/24"):
+        assert word in text
+
+
 def test_of_very_many_peers_some_are_shown_and_the_rest_counted() -> None:
     peer = DOCUMENT["peers"][0]
     many = [peer | {"subnet": f"10.1.{third}.0/24"} for third in range(PEERS_SHOWN + 5)]

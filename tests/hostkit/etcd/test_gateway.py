@@ -225,6 +225,52 @@ async def test_an_answer_that_is_not_etcds_is_the_endpoints_fault(
     assert "502" in client.endpoint_errors[members[0].url]
 
 
+DEEP = ["[" * 200_000, '{"header":' * 200_000, '{"unknown":' + "[" * 200_000]
+
+
+@pytest.mark.parametrize("text", DEEP)
+@pytest.mark.parametrize("status", [200, 500])
+async def test_json_nested_without_end_is_the_endpoints_fault(
+    client: EtcdClient, members: list[FakeEtcd], text: str, status: int
+) -> None:
+    members[0].fail("kv/range", Refused(status, -1, text))
+    assert await client.get("/a") is None
+    cause = client.endpoint_errors[members[0].url]
+    assert "no etcd answer" in cause or "HTTP 500" in cause
+    assert len(cause) < 300
+
+
+async def test_an_answer_in_another_encoding_is_the_endpoints_fault(
+    client: EtcdClient, members: list[FakeEtcd]
+) -> None:
+    members[0].fail("kv/range", Refused(200, -1, '{"unknown":"\udcff","kvs":[{"key":"\udcff"}]}'))
+    assert await client.get("/a") is None
+    assert "no etcd answer" in client.endpoint_errors[members[0].url]
+
+
+async def test_a_listener_of_a_read_hears_what_all_endpoints_said_before_it_is_given_up(
+    members: list[FakeEtcd], config: EtcdConfig
+) -> None:
+    now, told = [0.0], list[dict[str, str]]()
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    client = EtcdClient(config, clock=lambda: now[0], sleep=sleep)
+    for member in members:
+        await member.down()
+    with pytest.raises(EtcdUnavailable) as caught:
+        await client.range(
+            {"key": b"/a"},
+            on_trouble=lambda errors: told.append({name: str(errors[name]) for name in errors}),
+        )
+    await client.close()
+    urls = [member.url for member in members]
+    # Nobody hears of the first two: the third might have answered.
+    assert [list(each) for each in told] == [urls] * len(told)
+    assert list(caught.value.causes) == urls
+
+
 @pytest.fixture
 async def user(
     store: Store, members: list[FakeEtcd], config: EtcdConfig
@@ -263,6 +309,30 @@ async def test_a_lost_answer_to_the_authentication_does_not_make_a_write_doubtfu
 ) -> None:
     members[0].fail("auth/authenticate", "cut")
     await user.put("/a", b"1")
+
+
+@pytest.mark.parametrize("text", ["<html>log in here</html>", "{}", '{"token":7}', *DEEP])
+async def test_a_log_in_answered_by_something_else_is_the_endpoints_fault(
+    user: EtcdClient, members: list[FakeEtcd], text: str
+) -> None:
+    """The write itself was not sent, so it goes to the next endpoint."""
+    members[0].fail("auth/authenticate", Refused(200, -1, text))
+    await user.put("/a", b"1")
+    assert "no etcd answer" in user.endpoint_errors[members[0].url]
+    assert members[0].count("kv/put") == 0
+
+
+async def test_a_log_in_that_nobody_understands_is_told_for_each_endpoint(
+    members: list[FakeEtcd], store: Store, config: EtcdConfig
+) -> None:
+    store.user, store.password = "netd", "s3cret"
+    for member in members:
+        member.fail("auth/authenticate", Refused(200, -1, "<html>"), times=1000)
+    client = EtcdClient(replace(config, total_timeout=0.2, **RIGHT))
+    with pytest.raises(EtcdUnavailable, match="no etcd answer") as caught:
+        await client.put("/a", b"1")
+    await client.close()
+    assert not caught.value.maybe_applied
 
 
 async def test_wrong_credentials_are_refused_and_never_shown(

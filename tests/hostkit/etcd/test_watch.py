@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
+from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.errors import EtcdError
 from hostkit.etcd.gateway import EtcdClient
-from hostkit.etcd.watch import Changes, Snapshot, watch_prefix
+from hostkit.etcd.watch import Changes, Snapshot, watch_key, watch_prefix
 from hostkit.reconcile import Backoff
 from tests.fakes.etcd import FakeEtcd, Refused, Store
 from tests.support.poll import eventually
@@ -59,14 +62,16 @@ class Follower:
 
 
 @asynccontextmanager
-async def following(client: EtcdClient, prefix: str = "/n/") -> AsyncIterator[Follower]:
-    """A running watch of *prefix* that has connected."""
+async def following(
+    client: EtcdClient, prefix: str = "/n/", *, key: str = ""
+) -> AsyncIterator[Follower]:
+    """A running watch of *prefix*, or of *key* alone."""
     follower = Follower()
 
     async def run() -> None:
-        watch = watch_prefix(
+        watch = (watch_key if key else watch_prefix)(
             client,
-            prefix,
+            key or prefix,
             probe_interval=0.2,
             probe_timeout=0.2,
             backoff=Backoff(first=0.01, most=0.05),
@@ -154,7 +159,7 @@ async def test_a_quiet_prefix_is_probed_and_the_healthy_stream_kept(
     assert follower.states == [members[0].url]
 
 
-async def test_after_an_outage_of_all_members_everything_missed_arrives_and_is_told_once(
+async def test_after_an_outage_of_all_members_everything_missed_arrives_and_no_cause_is_told_twice(
     client: EtcdClient, store: Store, members: list[FakeEtcd]
 ) -> None:
     store.put("/n/a", b"1")
@@ -170,7 +175,8 @@ async def test_after_an_outage_of_all_members_everything_missed_arrives_and_is_t
             await member.up()
         await follower.until(lambda: follower.seen == {"/n/b": b"1"})
     assert follower.revisions == [3, 4]
-    assert follower.states.count("down") == 1
+    texts = [str(error) for error in follower.errors]
+    assert len(set(texts)) == len(texts)
 
 
 async def test_history_compacted_during_an_outage_leads_to_a_new_full_truth(
@@ -235,6 +241,123 @@ async def test_a_watch_outlives_refusals_and_tells_the_cause(
         await follower.until(lambda: follower.seen == {"/n/a": b"1"})
     assert follower.states[0] == "down"
     assert "odd" in str(follower.errors[0])
+
+
+async def test_each_change_of_the_cause_is_told_while_there_is_no_connection(
+    members: list[FakeEtcd], store: Store, config: EtcdConfig
+) -> None:
+    member = members[0]
+    await member.down()
+    client = EtcdClient(replace(config, endpoints=(member.url,)))
+
+    async with following(client) as follower:
+
+        async def told(text: str) -> None:
+            await follower.until(lambda: text in str(follower.errors[-1:]))
+
+        await told("refused")
+        member.v2_only = True
+        await member.up()
+        await told("no /v3 API")
+        store.user, store.password = "netd", "s3cret"
+        unwanted = "CommonName of client sending a request against gateway will be ignored"
+        member.fail("kv/range", Refused(400, 3, unwanted), times=3)
+        member.v2_only = False
+        await told("without CN")
+        await told("wants username and password")
+        store.user = ""
+        await connected(follower)
+        await member.down()
+        await told("refused")
+    await client.close()
+    texts = [str(error) for error in follower.errors]
+    assert all(one != next_ for one, next_ in pairwise(texts))
+
+
+async def test_a_first_connection_that_takes_long_is_told_before_it_is_given_up(
+    members: list[FakeEtcd], store: Store, config: EtcdConfig
+) -> None:
+    """The total deadline is an hour, so nothing but an early word ends the waiting."""
+    client = EtcdClient(replace(config, total_timeout=3600.0))
+    for member in members:
+        member.pause()
+    async with following(client) as follower:
+        await follower.until(lambda: bool(follower.errors))
+        assert f"{members[0].url}: no answer within" in str(follower.errors[0])
+        await follower.until(lambda: all(m.url in str(follower.errors[-1]) for m in members))
+        for member in members:
+            member.resume()
+        await connected(follower)
+        store.put("/n/a", b"1")
+        await follower.until(lambda: follower.seen == {"/n/a": b"1"})
+    await client.close()
+
+
+async def test_one_dead_member_of_three_is_no_trouble_for_a_first_connection(
+    client: EtcdClient, members: list[FakeEtcd]
+) -> None:
+    members[0].fail("kv/range", Refused(503, 14, "etcdserver: no leader"))
+    async with following(client) as follower:
+        await connected(follower)
+    assert follower.states == [members[1].url]
+
+
+async def test_a_stream_of_nonsense_is_left_for_another_endpoint(
+    client: EtcdClient, store: Store, members: list[FakeEtcd]
+) -> None:
+    for text in ["[" * 200_000, '{"result":' * 200_000, '{"x":' + "[" * 200_000, "<html>"]:
+        for member in members:
+            member.fail("watch", Refused(200, -1, text + "\n"))
+    async with following(client) as follower:
+        await connected(follower)
+        store.put("/n/a", b"1")
+        await follower.until(lambda: follower.seen == {"/n/a": b"1"})
+    assert all("no etcd answer" in str(error) for error in follower.errors)
+    assert follower.snapshots == 1
+
+
+async def test_a_single_key_is_followed_and_its_neighbours_are_not(
+    client: EtcdClient, store: Store, members: list[FakeEtcd]
+) -> None:
+    store.put("/n/config", b"1")
+    store.put("/n/config2", b"x")
+    async with following(client, key="/n/config") as follower:
+        await connected(follower)
+        assert follower.seen == {"/n/config": b"1"}
+        store.put("/n/config/sub", b"x")
+        store.put("/n/config2", b"y")
+        wanted = [store.put("/n/config", b"2"), store.delete("/n/config")]
+        wanted.append(store.put("/n/config", b"3"))
+        await follower.until(lambda: follower.revisions == wanted)
+        await eventually(lambda: any("count_only" in body for _, body in members[0].requests))
+    assert follower.seen == {"/n/config": b"3"}
+    ranges = [body.get("create_request", body) for _, body in members[0].requests]
+    assert ranges
+    assert not any("range_end" in body for body in ranges)
+
+
+async def test_a_single_key_that_is_not_there_yet_is_followed_through_outage_and_compaction(
+    client: EtcdClient, store: Store, members: list[FakeEtcd]
+) -> None:
+    async with following(client, key="/n/config") as follower:
+        await connected(follower)
+        assert follower.seen == {}
+        for member in members:
+            await member.down()
+        store.put("/n/config", b"1")
+        store.put("/n/other", b"1")
+        for member in members:
+            await member.up()
+        await follower.until(lambda: follower.seen == {"/n/config": b"1"})
+        assert follower.snapshots == 1
+        for member in members:
+            await member.down()
+        store.put("/n/config", b"2")
+        store.compact()
+        for member in members:
+            await member.up()
+        await follower.until(lambda: follower.snapshots == 2)
+        assert follower.seen == {"/n/config": b"2"}
 
 
 async def test_one_item_carries_large_values_and_odd_keys(client: EtcdClient, store: Store) -> None:

@@ -74,6 +74,8 @@ def test_docker_masquerades_by_itself_while_we_do_not() -> None:
         "",
         "[Service]\nType=notify\n",
         "[Service]\nExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS\n",
+        "[Service]\nExecStart=/usr/sbin/dockerd ${DOCKER_OPTS} -H fd://\n",
+        "[Service]\nExecStart=\nExecStart=/usr/sbin/dockerd $DOCKER_OPTS\n",
         "[Service]\nExecStart=/usr/sbin/dockerd \\\n  -H fd:// \\\n  $DOCKER_OPTS\nRestart=x\n",
     ],
 )
@@ -93,6 +95,18 @@ def test_a_unit_that_passes_the_options_or_is_not_known_only_gets_the_file(unit:
             "/usr/bin/dockerd \\\n  -H fd:// $DOCKER_OPTS",
         ),
         ("[Service]\nExecStart=/usr/bin/dockerd", "/usr/bin/dockerd $DOCKER_OPTS"),
+        (
+            "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd\n",
+            "/usr/bin/dockerd $DOCKER_OPTS",
+        ),
+        (
+            "[Service]\nExecStart=/usr/bin/dockerd --old\nExecStart=\nExecStart=/bin/dockerd\n",
+            "/bin/dockerd $DOCKER_OPTS",
+        ),
+        (
+            "[Service]\nExecStart=/usr/bin/dockerd $DOCKER_OPTS_MORE\n",
+            "/usr/bin/dockerd $DOCKER_OPTS_MORE $DOCKER_OPTS",
+        ),
     ],
 )
 def test_another_unit_s_command_is_repeated_with_the_options(unit: str, command: str) -> None:

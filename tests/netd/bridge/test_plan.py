@@ -119,3 +119,24 @@ def test_after_its_steps_nothing_is_left_to_do(bridge: Bridge | None) -> None:
 def test_under_containers_no_address_is_ever_taken_away(bridge: Bridge) -> None:
     decision = decide(bridge, WANTED)
     assert isinstance(decision, Refusal) or decision.remove == ()
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (Steps(), "nothing"),
+        (
+            Steps(create=True, set_mtu=1450, add=(OURS,), set_up=True),
+            "created, MTU set to 1450, address 10.1.33.1/24 added, set up",
+        ),
+        (
+            Steps(add=(OURS,), remove=(OLD,)),
+            "address 10.1.33.1/24 added, address 172.17.0.1/16 removed",
+        ),
+        (Steps(remove=(OLD, OURS)), "address 172.17.0.1/16, 10.1.33.1/24 removed"),
+        (Steps(set_up=True), "set up"),
+    ],
+)
+def test_steps_are_told_in_words_in_their_order(steps: Steps, words: str) -> None:
+    assert steps.describe() == words
+    assert bool(steps) is (words != "nothing")

@@ -87,12 +87,52 @@ def test_only_what_is_wrong_is_mentioned() -> None:
     assert change.text == f"*filter\n-A FORWARD {JUMP}\nCOMMIT\n"
 
 
-@pytest.mark.parametrize("wall", [REJECT, "-j DROP", "-j REJECT"])
+@pytest.mark.parametrize(
+    "wall",
+    [
+        REJECT,
+        "-j DROP",
+        "-j REJECT",
+        '-m comment --comment "deny all" -j REJECT --reject-with icmp-port-unreachable',
+        "-m comment --comment last -j DROP",
+        r'-m comment --comment "say \"no\"" -j DROP',
+    ],
+)
 def test_the_jump_comes_before_a_rule_that_ends_the_chain(wall: str) -> None:
     others = ["-i a -j ACCEPT", "-i b -j DROP"]
     for before in ([*others, wall], [*others, wall, JUMP], [JUMP, *others, wall, JUMP]):
         table, _ = put_right(filter_table(RIGHT | {"FORWARD": before}), WISH)
         assert table.chains["FORWARD"] == [*others, JUMP, wall]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "-s 10.9.0.0/16 -j DROP",
+        '-s 10.9.0.0/16 -m comment --comment "x" -j DROP',
+        '-m comment --comment "-j DROP" -j ACCEPT',
+    ],
+)
+def test_a_rule_with_a_condition_or_that_accepts_is_no_end_of_the_chain(rule: str) -> None:
+    assert plan(WISH, see(filter_table(RIGHT | {"FORWARD": [rule, JUMP]}))) is None
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '-j LOG --log-prefix "went to -j FLANNEL-FWD "',
+        '-m comment --comment "before -j FLANNEL-FWD" -j ACCEPT',
+        "-j FLANNEL-FWD-OLD",
+        "-m comment --comment FLANNEL-FWD -j RETURN",
+    ],
+)
+def test_a_rule_that_only_speaks_of_our_chain_is_not_taken_for_a_jump(rule: str) -> None:
+    chains = RIGHT | {"FORWARD": [rule, JUMP], "FLANNEL-FWD-OLD": []}
+    assert plan(WISH, see(filter_table(chains))) is None
+    change = plan(GONE, see(filter_table(chains)))
+    assert change is not None
+    assert f"-D FORWARD {rule}" not in change.text.splitlines()
+    assert f"-D FORWARD {JUMP}" in change.text.splitlines()
 
 
 def test_without_such_a_rule_the_jump_comes_last() -> None:

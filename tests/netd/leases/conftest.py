@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from hostkit.etcd.config import EtcdConfig
-from hostkit.etcd.gateway import EtcdClient
+from hostkit.etcd.gateway import EtcdClient, KeyValue
 from hostkit.problems import Problems
 from netd.leases.holder import Held, LeaseHolder
 from netd.leases.model import LEASE_TTL, NetworkConfig
@@ -69,9 +69,12 @@ class World:
         keepalive: float = 60.0,
         answers: str | None = None,
     ) -> Host:
-        """Host *number* at 198.18.0.*number*, which knows what etcd holds now."""
+        """Host *number* at 198.18.0.*number*, which knows what etcd holds now.
 
-        async def find_owner() -> str | None:
+        *answers* is the MAC of a host that answers for every address on the network.
+        """
+
+        async def find_owner(_address: IPv4Address) -> str | None:
             return answers
 
         told: list[Held] = []
@@ -88,6 +91,7 @@ class World:
             changed=told.append,
             trigger=lambda: woken.append("trigger"),
             find_owner=find_owner,
+            on_link=lambda _address: True,
             allow_renumber=allow_renumber,
             clock=self.clock,
             rng=Random(seed),
@@ -103,7 +107,9 @@ class World:
         """Let the roster of *host* be what etcd holds, as its watch does in the end."""
         self.state.expire()
         records = [
-            Record(key.decode(), one.value, one.lease, one.modified, one.created)
+            host.holder.store.record(
+                KeyValue(key.decode(), one.value, one.created, one.modified, one.version, one.lease)
+            )
             for key, one in self.state.keys.items()
             if key.startswith(PREFIX.encode())
         ]

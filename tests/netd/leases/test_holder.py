@@ -201,6 +201,111 @@ async def test_a_record_with_our_address_that_nobody_renews_is_taken_over(world:
     assert world.state.granted == [lease_id]
 
 
+async def test_an_old_record_with_our_address_is_refused_while_another_host_answers_for_it(
+    world: World,
+) -> None:
+    """flanneld renews once a day: the age of its lease tells nothing."""
+    lease_id = foreign_lease(world)
+    before = world.records()
+    world.clock.now += 3600
+    host = world.host(answers=mac(99))
+    for _ in range(2):
+        with pytest.raises(LeaseError, match="another live host"):
+            await world.converge(host)
+    assert [one.key for one in host.problems.blocking()] == ["public-ip"]
+    assert (world.records(), host.told) == (before, [])
+    assert list(world.state.leases) == [lease_id]
+
+
+async def test_an_old_record_with_our_address_is_taken_over_when_nobody_answers_for_it(
+    world: World,
+) -> None:
+    lease_id = foreign_lease(world)
+    world.clock.now += 3600
+    refused = world.host(answers=mac(99))
+    with pytest.raises(LeaseError):
+        await world.converge(refused)
+    host = world.host(answers=None)
+    await world.converge(host)
+    assert host.holder.subnet == net("10.1.33.0/24")
+    assert world.records() == {"10.1.33.0-24": (value(1), lease_id)}
+    assert host.problems.all() == ()
+    assert list(world.state.leases) == [lease_id]
+
+
+async def test_a_record_whose_etcd_lease_has_just_ended_is_not_said_to_be_a_live_host_s(
+    world: World,
+) -> None:
+    lease_id = foreign_lease(world)
+    host = world.host()
+    world.end(lease_id)
+    with pytest.raises(LeaseError, match="has just ended, looking again"):
+        await host.holder.converge()
+    assert host.problems.all() == ()
+    await world.converge(host)
+    assert len(world.records()) == len(world.state.leases) == 1
+
+
+async def test_a_cached_subnet_is_not_leased_beside_another_live_host_s_record_with_our_address(
+    world: World,
+) -> None:
+    foreign_lease(world)
+    before = world.records()
+    host = world.host()
+    host.holder.use_cached(net("10.1.77.0/24"))
+    with pytest.raises(LeaseError, match="another live host"):
+        await world.converge(host)
+    assert [one.key for one in host.problems.blocking()] == ["public-ip"]
+    assert world.records() == before
+
+
+async def test_our_record_that_became_another_s_since_the_watch_told_is_not_adopted(
+    world: World,
+) -> None:
+    mine = world.put(record("10.1.77.0/24", 1))
+    host = world.host()
+    world.end(mine)
+    theirs = world.put(record("10.1.77.0/24", 2))
+    with pytest.raises(LeaseError, match="changed while it was being adopted"):
+        await host.holder.converge()
+    assert host.told == []
+    await world.converge(host)
+    assert world.records()["10.1.77.0-24"] == (value(2), theirs)
+    assert host.holder.subnet not in {None, net("10.1.77.0/24")}
+    assert len(world.state.leases) == 2
+
+
+async def test_our_record_that_was_written_anew_since_the_watch_told_is_adopted_as_it_is_now(
+    world: World,
+) -> None:
+    mine = world.put(record("10.1.77.0/24", 1))
+    host = world.host()
+    world.end(mine)
+    new = world.put(record("10.1.77.0/24", 1))
+    with pytest.raises(LeaseError, match="changed while it was being adopted"):
+        await host.holder.converge()
+    await world.converge(host)
+    assert host.holder.lease is not None
+    assert host.holder.lease.lease_id == new
+    assert world.records() == {"10.1.77.0-24": (value(1), new)}
+    assert list(world.state.leases) == [new]
+
+
+async def test_a_create_that_is_committed_after_it_was_given_up_ends_with_one_lease(
+    world: World,
+) -> None:
+    host = world.host(remembered="10.1.77.0/24")
+    world.etcd.fail("kv/txn", "cut")
+    with pytest.raises(EtcdUnavailable):
+        await world.converge(host)
+    (granted,) = world.state.granted
+    world.state.put(PREFIX + "10.1.77.0-24", value(1), granted)
+    await world.converge(host)
+    assert host.holder.subnet == net("10.1.77.0/24")
+    assert world.records() == {"10.1.77.0-24": (value(1), granted)}
+    assert list(world.state.leases) == [granted]
+
+
 async def test_a_create_whose_answer_was_lost_is_recognised_and_makes_one_lease(
     world: World,
 ) -> None:

@@ -7,9 +7,11 @@ import pytest
 
 from netd.leases.model import (
     UNSUPPORTED_BACKENDS,
+    Backend,
     FieldError,
     Lease,
     NetworkConfig,
+    describe,
     key_name,
     parse_key,
     parse_lease,
@@ -159,7 +161,7 @@ def test_keys_are_taken_in_any_case_as_go_takes_them(change: "type[str]") -> Non
     [
         ({"Type": "vxlan"}, VxlanOptions(1, 8472, 0, False, False, False)),
         ({"Type": "vxlan", "Port": 0, "VNI": None}, VxlanOptions()),
-        ({"Type": "vxlan", "VNI": 16777215, "Port": 65535}, VxlanOptions(16777215, 65535)),
+        ({"Type": "vxlan", "VNI": 9_999_999, "Port": 65535}, VxlanOptions(9_999_999, 65535)),
         ({"Type": "vxlan", "MTU": 576}, VxlanOptions(mtu=526)),
         ({"Type": "host-gw"}, HostGwOptions()),
         ({"Type": "Host-GW", "MTU": 9000}, HostGwOptions(9000)),
@@ -175,8 +177,8 @@ def test_backends_are_read_with_flannel_s_defaults(
 @pytest.mark.parametrize(
     ("backend", "field", "rule"),
     [
-        ({"Type": "vxlan", "VNI": 0}, "Backend.VNI", "from 1 to 16777215"),
-        ({"Type": "vxlan", "VNI": 1 << 24}, "Backend.VNI", "from 1 to 16777215"),
+        ({"Type": "vxlan", "VNI": 0}, "Backend.VNI", "from 1 to 9999999"),
+        ({"Type": "vxlan", "VNI": 10_000_000}, "Backend.VNI", "from 1 to 9999999"),
         ({"Type": "vxlan", "Port": 65536}, "Backend.Port", "from 0 to 65535"),
         ({"Type": "vxlan", "Port": "8472"}, "Backend.Port", "whole number"),
         ({"Type": "vxlan", "MTU": 575}, "Backend.MTU", "576"),
@@ -363,3 +365,22 @@ def test_a_dual_stack_key_is_refused_as_such() -> None:
 def test_keys_are_made_as_flannel_makes_them() -> None:
     assert subnet_key(IPv4Network("10.1.33.0/24")) == "10.1.33.0-24"
     assert key_name(KEY) == "10.1.33.0-24"
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        (HostGwOptions(), "host-gw"),
+        (VxlanOptions(), "vxlan VNI 1 port 8472"),
+        (
+            VxlanOptions(vni=7, port=4789, direct_routing=True),
+            "vxlan VNI 7 port 4789, DirectRouting",
+        ),
+        (
+            VxlanOptions(gbp=True, learning=True, direct_routing=True),
+            "vxlan VNI 1 port 8472, DirectRouting, GBP, Learning",
+        ),
+    ],
+)
+def test_a_backend_is_described_with_the_options_that_are_on(backend: Backend, words: str) -> None:
+    assert describe(backend) == words

@@ -78,11 +78,15 @@ def test_what_any_readable_key_names_counts_as_occupied(records: list[Record]) -
         (record("10.1.3.0/24", 2, PublicIP="x"), "PublicIP is 'x': must be an IPv4 address"),
         (
             record("10.1.3.0/24", 2, BackendData={"VNI": 1, "VtepMAC": "01:00:5e:00:00:01"}),
-            "must be a unicast address",
+            "must be six hex bytes, not multicast",
         ),
         (Record(PREFIX + "10.1.3.0-24&fd00:10:0:b::-64", value(2), 1, 1, 1), "dual-stack"),
         (Record(PREFIX + "10.1.3.0-24", b"garbage", 1, 1, 1), "is no lease"),
         (Record(PREFIX + "leases", value(2), 1, 1, 1), "must look like 10.1.33.0-24"),
+        (
+            Record(PREFIX + "x/subnets/10.1.4.0-24", value(2), 1, 1, 1, "x/subnets/10.1.4.0-24"),
+            "must look like 10.1.33.0-24",
+        ),
     ],
 )
 def test_a_record_that_is_no_peer_is_skipped_with_the_reason(one: Record, reason: str) -> None:

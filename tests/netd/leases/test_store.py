@@ -5,8 +5,10 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 
 from hostkit.etcd.errors import EtcdError, EtcdUnavailable
+from hostkit.etcd.gateway import KeyValue
 from netd.leases.model import LEASE_TTL, Lease, render_lease
 from netd.leases.peers import interpret
+from netd.leases.store import LeaseStore
 from netd.overlay.model import VxlanOptions
 from tests.fakes.etcd import Refused
 from tests.netd.leases.conftest import World
@@ -78,6 +80,21 @@ async def test_a_create_that_was_never_done_fails_and_the_next_one_uses_the_same
     assert world.records() == {}
     lease = lease_of(await store.create(SUBNET, VALUE, IP))
     assert world.state.granted == [lease.lease_id]
+
+
+async def test_a_create_that_is_committed_after_it_was_given_up_is_recognised_by_its_etcd_lease(
+    world: World,
+) -> None:
+    store = world.store()
+    world.etcd.fail("kv/txn", "cut")
+    with pytest.raises(EtcdUnavailable):
+        await store.create(SUBNET, VALUE, IP)
+    (granted,) = world.state.granted
+    world.state.put(PREFIX + "10.1.33.0-24", VALUE, granted)
+    lease = lease_of(await store.create(SUBNET, VALUE, IP))
+    assert lease.lease_id == granted
+    assert lease == interpret_now(await store.read(SUBNET))
+    assert list(world.state.leases) == [granted]
 
 
 async def test_an_unused_etcd_lease_that_expired_meanwhile_is_replaced(world: World) -> None:
@@ -190,3 +207,28 @@ async def test_a_refusal_by_etcd_is_raised_and_no_record_is_made(world: World) -
     with pytest.raises(EtcdError, match="space exceeded"):
         await world.store().create(SUBNET, VALUE, IP)
     assert world.records() == {}
+
+
+@pytest.mark.parametrize("prefix", ["/coreos.com/network", "/", "/clusters/subnets/blue"])
+@pytest.mark.parametrize(
+    ("name", "subnet"),
+    [
+        ("10.1.33.0-24", IPv4Network("10.1.33.0/24")),
+        ("x/subnets/10.1.33.0-24", None),
+        ("10.1.33.0-24/subnets/10.1.33.0-24", None),
+        ("", None),
+    ],
+)
+def test_only_a_key_directly_below_subnets_names_a_subnet(
+    world: World, prefix: str, name: str, subnet: IPv4Network | None
+) -> None:
+    """Otherwise two keys could be one host's subnet, and the order of events would choose."""
+    store = LeaseStore(world.client, prefix, LEASE_TTL)
+    item = KeyValue(store.subnets_prefix + name, value(2), 5, 6, 1, 9)
+    found = store.record(item)
+    assert (found.name, found.lease_id, found.create_revision, found.mod_revision) == (
+        name, 9, 5, 6,
+    )  # fmt: skip
+    entry = interpret(found)
+    assert isinstance(entry, Lease) is (subnet is not None)
+    assert entry.subnet == subnet

@@ -56,6 +56,16 @@ def test_link_with_vxlan_attributes_is_read() -> None:
     assert not link.carrier
 
 
+@given(st.integers(0, 2**31 - 1), st.booleans())
+def test_link_tells_its_master_and_whether_it_resolves_neighbours(master: int, arp: bool) -> None:
+    """A port names its bridge; IFF_NOARP is understood."""
+    flags = nl.IFF_UP | (0 if arp else nl.IFF_NOARP)
+    link = nl.Link(5, "flannel.1", flags, 1450, b"\x0e\0\0\0\0\1", "", None, master)
+    (message,) = nl.decode(render(nl.RTM_NEWLINK, link))
+    assert message.value == link
+    assert link.arp is arp
+
+
 def test_bridge_port_that_leaves_is_no_deleted_link() -> None:
     """RTM_DELLINK of family AF_BRIDGE only says that a port left its bridge."""
     data = rq.encode(rq.Request(nl.RTM_DELLINK, 0, nl.IFINFO.pack(7, 1, 5, 1, 0)), 1)

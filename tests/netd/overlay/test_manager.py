@@ -14,7 +14,8 @@ from netd.netlink import requests as rq
 from netd.netlink.socket import Monitor, NetlinkSocket
 from netd.overlay.links import OverlayError
 from netd.overlay.manager import Overlay
-from netd.overlay.model import LocalNode, Peer, VxlanOptions
+from netd.overlay.model import HostGwOptions, LocalNode, Peer, VxlanOptions
+from netd.overlay.plan import LinkPlan, LinkWish
 from tests.fakes.netlink import FakeKernel
 
 NETWORK = IPv4Network("10.1.0.0/16")
@@ -52,6 +53,7 @@ class Host:
             on_mtu=self.mtus.append,
             clock=lambda: self.now,
             wall=lambda: 1000.0 + self.now,
+            sleep=lambda _seconds: asyncio.sleep(0),
             retry=Backoff(first=0.001, most=0.01),
             links=kernel,
             connect=lambda: (
@@ -271,3 +273,218 @@ async def test_unstarted_overlay_says_so() -> None:
     """Using it before start is an error in words."""
     with pytest.raises(OverlayError, match="not started"):
         await Overlay().converge()
+
+
+# --- ready or not ---
+
+
+async def test_nothing_is_settled_before_device_and_entries_are_there(host: Host) -> None:
+    """MTU and readiness appear with the device and the peers, not with the wish for them."""
+    overlay = host.overlay
+    overlay.set_local(NODE)
+    assert (overlay.mtu, overlay.settled) == (0, False)
+    await overlay.start()
+    await overlay.converge()
+    assert (overlay.mtu, overlay.settled) == (1450, False)
+    overlay.set_peers({subnet(10): peer(10)})
+    await overlay.converge()
+    assert (overlay.settled, host.counts()) == (True, (1, 1, 1))
+
+
+async def test_until_peers_were_told_the_entries_of_an_earlier_daemon_stay(host: Host) -> None:
+    """A daemon that knows its subnet before its peers does not cut them off."""
+    await host.begin(10, 11)
+    await host.overlay.stop()
+    host.overlay = host.daemon()
+    await host.overlay.start()
+    host.overlay.set_local(NODE)
+    await host.overlay.converge()
+    assert host.counts() == (2, 2, 2)
+    host.overlay.set_peers({})
+    await host.overlay.converge()
+    assert host.counts() == (0, 0, 0)
+
+
+async def test_device_that_cannot_be_made_blocks_with_the_kernels_reason(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first thing said is the cause; no MTU is published; it heals by itself."""
+    host.kernel.refuse_link = "File exists (another VXLAN device may have this VNI and port)"
+    await host.overlay.start()
+    host.overlay.set_local(NODE)
+    host.overlay.set_peers({subnet(10): peer(10)})
+    task = await running(host)
+    await until(lambda: bool(host.overlay.blocking), "the problem")
+    await until(lambda: "overlay failed" in caplog.text, "the log line")
+    first = next(r.getMessage() for r in caplog.records if "overlay failed" in r.getMessage())
+    assert "File exists" in first
+    assert host.overlay.blocking == (f"device flannel.1: {host.kernel.refuse_link}",)
+    assert (host.overlay.settled, host.overlay.mtu, host.mtus) == (False, 0, [])
+    host.kernel.refuse_link = ""
+    await until(lambda: host.overlay.settled, "settled")
+    assert not host.overlay.problems
+    assert (host.mtus, host.repaired) == ([1450], [])
+    await ended(task)
+
+
+async def test_device_that_cannot_be_remade_raises_its_cause_and_is_not_settled(
+    host: Host,
+) -> None:
+    """A change that needs a new device fails with the reason, the old entries stay."""
+    await host.begin(10)
+    host.kernel.refuse_link = "Device or resource busy"
+    host.overlay.set_local(replace(NODE, backend=VxlanOptions(port=4789, mtu=1300)))
+    host.overlay.update_peer(subnet(11), peer(11))
+    with pytest.raises(OverlayError, match="resource busy"):
+        await host.overlay.converge()
+    assert (host.overlay.settled, host.mtus) == (False, [1450])
+    assert host.counts() == (2, 2, 2)
+
+
+async def test_refused_entry_does_not_unsettle(host: Host) -> None:
+    """What is wrong with one peer is its own problem, not the host's."""
+    host.kernel.refuse = lambda message: errno.ENOMEM if isinstance(message.value, nl.Route) else 0
+    with pytest.raises(OverlayError, match="ENOMEM"):
+        await host.begin(10)
+    assert (host.overlay.settled, host.overlay.blocking) == (True, ())
+    assert host.overlay.problems != ()
+
+
+async def test_underlay_without_our_address_blocks(host: Host) -> None:
+    """A PublicIP that is not on the interface is named as blocking."""
+    await host.begin(10)
+    host.overlay.set_local(replace(NODE, public_ip=IPv4Address("198.18.77.8")))
+    with pytest.raises(OverlayError, match="no address of interface eth0"):
+        await host.overlay.converge()
+    assert host.overlay.blocking == ("198.18.77.8 is no address of interface eth0",)
+
+
+async def test_mtu_that_does_not_fit_is_cut_and_named_without_blocking(host: Host) -> None:
+    """Containers get what the device really has."""
+    await host.overlay.start()
+    host.overlay.set_local(replace(NODE, backend=VxlanOptions(mtu=9000)))
+    host.overlay.set_peers({})
+    await host.overlay.converge()
+    assert (host.mtus, host.kernel.links[host.device].mtu) == ([1450], 1450)
+    assert (host.overlay.settled, host.overlay.blocking) == (True, ())
+    assert [p.partition(":")[0] for p in host.overlay.problems] == ["Backend.MTU"]
+
+
+async def test_host_gw_is_settled_with_its_routes_and_takes_the_underlays_mtu(host: Host) -> None:
+    """There is no device to wait for."""
+    await host.overlay.start()
+    host.overlay.set_local(replace(NODE, backend=HostGwOptions(), vtep_mac=""))
+    host.overlay.set_peers({subnet(10): peer(10)})
+    await host.overlay.converge()
+    assert (host.mtus, host.overlay.settled, host.counts()) == ([1500], True, (1, 0, 0))
+
+
+async def test_way_to_host_gw_and_back_is_no_repair(host: Host) -> None:
+    """A device that was taken away on purpose is made anew on purpose."""
+    await host.begin(10)
+    for node in (replace(NODE, backend=HostGwOptions(), vtep_mac=""), NODE):
+        host.overlay.set_local(node)
+        assert not host.overlay.settled
+        await host.overlay.converge()
+        assert host.overlay.settled
+    assert (host.repaired, host.mtus) == ([], [1450, 1500, 1450])
+
+
+async def test_newer_claim_on_a_mac_takes_over_and_the_same_record_anew_costs_nothing(
+    host: Host,
+) -> None:
+    """A host that came back with another address is reached there at once."""
+    await host.begin(10)
+    moved = replace(peer(11), vtep_mac=peer(10).vtep_mac, revision=7)
+    host.overlay.update_peer(subnet(11), moved)
+    await host.overlay.converge()
+    (entry,) = host.kernel.fdb.values()
+    assert entry.dst == moved.public_ip.packed
+    assert [p for p in host.overlay.problems if p.startswith("peer 10.1.10.0/24")]
+    host.kernel.log.clear()
+    host.now = 5.0
+    host.overlay.update_peer(subnet(11), replace(moved, revision=8))
+    await host.overlay.converge()
+    assert host.kernel.log == []
+    assert host.overlay.peer_changed[subnet(11)] == 1000.0
+
+
+# --- what is logged ---
+
+
+async def test_flood_of_damage_is_counted_exactly_and_logged_once_a_period(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line at once, one with the count when ten seconds are over."""
+    caplog.set_level("INFO")
+    await host.begin(10)
+
+    async def damage(times: int) -> None:
+        for _ in range(times):
+            link = host.kernel.links[host.device]
+            host.kernel.put_link(link._replace(mtu=1200))
+            await host.overlay.converge()
+
+    def lines(word: str) -> list[str]:
+        return [r.getMessage() for r in caplog.records if word in r.getMessage()]
+
+    await damage(50)
+    assert lines("repaired") == ["repaired: 1 mtu"]
+    assert lines("device flannel.1") == ["device flannel.1: created", "device flannel.1: changed"]
+    host.now = 10.0
+    await damage(1)
+    assert lines("repaired") == ["repaired: 1 mtu", "repaired: 50 mtu in the last 10 s"]
+    assert lines("device")[2:] == ["device flannel.1: changed 50 times in the last 10 s"]
+    assert host.repaired == ["mtu"] * 51
+
+
+async def test_rival_that_never_rests_is_one_line_and_ends_in_order(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody who alters the device as fast as it is repaired does not flood the log."""
+    await host.begin(10)
+    passes = 0
+    apply = host.kernel.apply
+
+    async def rival(plan: LinkPlan, wish: LinkWish, index: int) -> None:
+        nonlocal passes
+        passes += 1
+        await apply(plan, wish, index)
+        if passes < 40:
+            host.kernel.put_link(host.kernel.links[index]._replace(mtu=1200))
+
+    host.kernel.apply = rival  # type: ignore[method-assign]  # the rival acts right after us
+    host.kernel.put_link(host.kernel.links[host.device]._replace(mtu=1200))
+    task = await running(host)
+    await until(lambda: passes == 40, "the rival gave up")
+    await until(lambda: host.repaired == ["mtu"] * 40, "every repair counted")
+    assert host.kernel.links[host.device].mtu == 1450
+    assert caplog.text.count("does not stay as it was set") == 1
+    await ended(task)
+
+
+async def test_problems_are_left_to_the_listener(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reads ``problems`` logs them; they are not logged twice."""
+    await host.begin(10)
+    host.overlay.set_peers({subnet(10): peer(10), subnet(1): replace(peer(12), subnet=subnet(1))})
+    await host.overlay.converge()
+    assert len(host.overlay.problems) == 1
+    assert host.overlay.problems[0] not in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"flags": nl.IFF_UP | nl.IFF_NOARP}, {"master": 77}])
+async def test_device_that_resolves_nothing_or_has_a_master_is_one_repair(
+    host: Host, change: dict[str, int]
+) -> None:
+    """It is put right in place, with all that went with it."""
+    await host.begin(10, 11)
+    task = await running(host)
+    before = host.device
+    host.kernel.put_link(host.kernel.links[before]._replace(**change))  # type: ignore[arg-type]  # fields by name
+    await until(lambda: host.repaired == ["link"], "one repair")
+    await until(lambda: host.counts() == (2, 2, 2), "all entries")
+    link = host.kernel.links[before]
+    assert (link.arp, link.master) == (True, 0)
+    await ended(task)

@@ -11,7 +11,15 @@ from netd.netlink import messages as nl
 from netd.overlay.intent import Intent, Underlay, parse_mac, peer_changes
 from netd.overlay.mirror import Mirror
 from netd.overlay.model import HostGwOptions, LocalNode, Peer, VxlanOptions
-from netd.overlay.plan import LinkWish, Plan, plan_entries, plan_link, wish_link
+from netd.overlay.plan import (
+    LinkWish,
+    Plan,
+    mtu_problems,
+    overlay_mtu,
+    plan_entries,
+    plan_link,
+    wish_link,
+)
 from tests.fakes.netlink import FakeKernel
 
 NETWORK = IPv4Network("10.1.0.0/16")
@@ -30,15 +38,16 @@ def node(backend: VxlanOptions | HostGwOptions) -> LocalNode:
 
 
 backends = st.sampled_from([VxlanOptions(), VxlanOptions(direct_routing=True), HostGwOptions()])
-# Few subnets, hosts and MACs, so that they are shared, stolen and moved all the time.
+# Few subnets, hosts, MACs and ages, so that they are shared, stolen and moved all the time.
 peers = st.dictionaries(
     st.integers(0, 6).map(subnet),
     st.tuples(
         st.sampled_from(["198.18.77.1", "198.18.77.2", "198.18.77.3", "203.0.113.4"]),
         st.sampled_from([None, "nonsense", "0e:00:00:00:00:01", "0e:00:00:00:00:02", "0e:0:3"]),
+        st.integers(0, 2),
     ),
     max_size=6,
-).map(lambda d: {s: Peer(s, IPv4Address(ip), vtep) for s, (ip, vtep) in d.items()})
+).map(lambda d: {s: Peer(s, IPv4Address(ip), mac, age) for s, (ip, mac, age) in d.items()})
 
 
 def kernel_with_device() -> FakeKernel:
@@ -176,6 +185,60 @@ def test_own_subnet_and_foreign_networks_are_never_routed(
     assert {stranger.subnet, subnet(1)} <= intent.refused.keys()
 
 
+MAC = "0e:00:00:00:00:07"
+
+
+@pytest.mark.parametrize(
+    ("revisions", "winner"),
+    [((10, 20), 6), ((20, 10), 5), ((10, 10), 5), ((0, 0), 5), ((0, 1), 6)],
+)
+def test_of_two_hosts_with_one_mac_the_newer_record_is_believed(
+    revisions: tuple[int, int], winner: int
+) -> None:
+    """The higher revision wins, of equal ones the lowest subnet; the loser is named."""
+    first = Peer(subnet(5), IPv4Address("198.18.77.2"), MAC, revisions[0])
+    second = Peer(subnet(6), IPv4Address("198.18.77.3"), MAC, revisions[1])
+    won, lost = (first, second) if winner == 5 else (second, first)
+    for order in ([first, second], [second, first]):
+        intent = intend(node(VxlanOptions()), {p.subnet: p for p in order})
+        assert intent.fdb(parse_mac(MAC) or b"") == won.public_ip.packed
+        assert intent.refused.keys() == {lost.subnet}
+        assert str(won.subnet) in intent.refused[lost.subnet]
+
+
+def test_older_record_of_the_winners_host_is_used_too() -> None:
+    """A second subnet behind the believed host shares its MAC rightly."""
+    intent = intend(
+        node(VxlanOptions()),
+        {
+            s: Peer(s, IPv4Address(ip), MAC, revision)
+            for s, ip, revision in (
+                (subnet(5), "198.18.77.2", 1),
+                (subnet(6), "198.18.77.3", 2),
+                (subnet(7), "198.18.77.2", 3),
+            )
+        },
+    )
+    assert intent.refused.keys() == {subnet(6)}
+
+
+@given(backends, peers, st.data())
+def test_other_revision_alone_changes_nothing_in_the_kernel(
+    backend: VxlanOptions | HostGwOptions, wanted: dict[IPv4Network, Peer], data: st.DataObject
+) -> None:
+    """A record that was written anew, all else equal and nobody rivalling, costs no message."""
+    wanted = {
+        s: replace(p, vtep_mac=f"0e:00:00:00:01:{n:02x}") for n, (s, p) in enumerate(wanted.items())
+    }
+    local, kernel = node(backend), kernel_with_device()
+    intent = intend(local, wanted)
+    for step in full_plan(intent, observe(kernel, backend)).steps:
+        kernel.request(step.request)
+    for at, one in wanted.items():
+        keys = intent.set_peer(at, replace(one, revision=data.draw(st.integers(0, 9))))
+        assert plan_entries(intent, observe(kernel, backend), keys) == Plan()
+
+
 def route(dst: str, oif: int, protocol: int, *, gateway: str = "") -> nl.Route:
     net = IPv4Network(dst)
     via = IPv4Address(gateway).packed if gateway else b""
@@ -242,6 +305,7 @@ def test_device_that_fits_is_left_alone() -> None:
         {"gbp": True},
         {"group": True},
         {"vxlan": None},
+        {"vxlan": None, "master": 3, "flags": nl.IFF_NOARP},
     ],
 )
 def test_what_cannot_change_needs_a_new_device(difference: dict[str, object]) -> None:
@@ -258,12 +322,14 @@ def test_what_cannot_change_needs_a_new_device(difference: dict[str, object]) ->
         ({"learning": True}, ("link",)),
         ({"flags": 0}, ("link",)),
         ({"flags": 0, "mtu": 9}, ("link", "mtu")),
+        ({"flags": nl.IFF_UP | nl.IFF_NOARP}, ("link",)),
+        ({"master": 3}, ("link",)),
     ],
 )
 def test_what_can_change_changes_in_place(
     difference: dict[str, object], kinds: tuple[str, ...]
 ) -> None:
-    """MTU, MAC, learning and the up flag never cost the device."""
+    """MTU, MAC, learning, master and the flags never cost the device."""
     plan = plan_link(wish(), device(**difference), [ADDRESS])
     assert (plan.delete, plan.create, plan.repairs) == (0, False, kinds)
 
@@ -273,3 +339,24 @@ def test_foreign_addresses_go_and_ours_comes() -> None:
     foreign = ADDRESS._replace(prefixlen=24)
     plan = plan_link(wish(), device(), [foreign, ADDRESS._replace(ifindex=UNDERLAY)])
     assert (plan.drop, plan.add_address, plan.repairs) == ((foreign,), True, ("address",))
+
+
+@pytest.mark.parametrize(
+    ("backend", "mtu", "named"),
+    [
+        (VxlanOptions(), 1450, False),
+        (VxlanOptions(mtu=1400), 1400, False),
+        (VxlanOptions(mtu=1450), 1450, False),
+        (VxlanOptions(mtu=1451), 1450, True),
+        (HostGwOptions(), 1500, False),
+        (HostGwOptions(mtu=9000), 1500, True),
+    ],
+)
+def test_mtu_is_never_more_than_the_underlay_carries(
+    backend: VxlanOptions | HostGwOptions, mtu: int, named: bool
+) -> None:
+    """What is configured counts up to what fits; more is a problem that names both numbers."""
+    assert overlay_mtu(node(backend), GROUND) == mtu
+    problems = mtu_problems(node(backend), GROUND)
+    assert [p.partition(":")[0] for p in problems] == ["Backend.MTU"] * named
+    assert all(str(backend.mtu) in p and str(mtu) in p for p in problems)

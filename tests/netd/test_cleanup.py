@@ -1,0 +1,237 @@
+"""netd cleanup: every step by itself, and what one of them needs again is kept until it succeeds.
+
+The steps that need a kernel are tested in tests/kernel; here they are told how to end.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from hostkit.config import Settings
+from hostkit.etcd.config import EtcdConfig
+from netd import cleanup
+from netd.bridge.options import Facts, subnet_env
+from netd.cleanup import Cleanup, Step
+from netd.config import etcd_config, load_settings
+from netd.errors import BridgeError
+from netd.iptables.flannel import forward
+from netd.leases.model import LEASE_TTL
+from netd.leases.peers import Record
+from netd.state import State, load_state, save_state
+from tests.fakes.etcd import FakeEtcd
+from tests.fakes.iptables import FakeIptables
+from tests.netd.leases.strategies import mac, record
+
+SUBNET = IPv4Network("10.1.33.0/24")
+LEASE_ID = 4711
+
+
+class Host:
+    """A host on which netd ran: its files, its record in etcd and its iptables."""
+
+    def __init__(self, folder: Path, etcd: FakeEtcd) -> None:
+        self.folder = folder
+        self.etcd = etcd
+        self.iptables = FakeIptables()
+        self.state_file = folder / "lib" / "state.json"
+        self.subnet_file = folder / "run" / "subnet.env"
+        self.docker_env = folder / "docker_opts.env"
+        self.drop_in = folder / "50-netd.conf"
+        self.bridge_fault = ""
+        self.overlay_fault = ""
+
+    def settings(self) -> Settings:
+        """As an operator would give them."""
+        return load_settings(
+            [
+                f"--etcd-endpoints={self.etcd.url}",
+                f"--state-dir={self.state_file.parent}",
+                f"--subnet-file={self.subnet_file}",
+                f"--docker-env-file={self.docker_env}",
+                f"--docker-drop-in={self.drop_in}",
+            ],
+            {"NETD_CONFIG": "/dev/null"},
+        )
+
+    def write_files(self) -> None:
+        """The files of a netd that held 10.1.33.0/24 at 198.18.0.1."""
+        state = State(vtep_mac=mac(1), subnet=str(SUBNET), public_ip="198.18.0.1")
+        save_state(self.state_file, state)
+        self.subnet_file.parent.mkdir()
+        facts = Facts(IPv4Network("10.1.0.0/16"), SUBNET, 1450, True)
+        self.subnet_file.write_text(subnet_env(facts))
+        self.docker_env.write_text("x")
+        self.drop_in.write_text("x")
+
+    def write_record(self, one: Record) -> None:
+        """*one* in etcd, under a lease unless it is a reservation."""
+        lease_id = LEASE_ID if one.lease_id else 0
+        if lease_id:
+            self.etcd.store.call("lease/grant", {"ID": str(lease_id), "TTL": str(LEASE_TTL)})
+        self.etcd.store.put(one.key, one.value, lease_id)
+
+    async def clean(self) -> dict[str, Step]:
+        """One ``netd cleanup``; its steps by name."""
+        return {step.what: step for step in await _Cleanup(self).run()}
+
+    def left(self) -> set[str]:
+        """The names of what still lies below the folder."""
+        return {path.name for path in self.folder.rglob("*")}
+
+
+class _Cleanup(Cleanup):
+    """A cleanup whose two steps in the kernel end as the host says."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host.settings(), host.iptables)
+        self._host = host
+
+    async def _overlay(self) -> str:
+        if self._host.overlay_fault:
+            raise OSError(self._host.overlay_fault)
+        return "removed"
+
+    async def _bridge(self) -> str:
+        if self._host.bridge_fault:
+            raise BridgeError(self._host.bridge_fault)
+        return "removed"
+
+
+@pytest.fixture
+async def etcd() -> AsyncIterator[FakeEtcd]:
+    """An etcd in memory."""
+    async with FakeEtcd() as made:
+        yield made
+
+
+@pytest.fixture
+def host(tmp_path: Path, etcd: FakeEtcd) -> Host:
+    """A host with files and a lease."""
+    made = Host(tmp_path, etcd)
+    made.write_files()
+    made.write_record(record(str(SUBNET), 1))
+    return made
+
+
+async def test_lease_chains_and_files_go_and_a_second_run_finds_nothing(host: Host) -> None:
+    table = host.iptables.table("filter")
+    (jump,), (chain,) = forward(SUBNET).jumps, forward(SUBNET).chains
+    table.chains[chain.name] = list(chain.rules)
+    table.chains["FORWARD"] = ["-i x -j ACCEPT", jump.rule]
+    steps = await host.clean()
+    assert all(step.ok for step in steps.values()), steps
+    assert list(steps) == ["lease", "overlay", "iptables", "docker0", "files"]
+    assert steps["lease"].result == "10.1.33.0/24 given back"
+    assert (host.etcd.store.keys, host.etcd.store.leases) == ({}, {})
+    assert host.iptables.table("filter").chains["FORWARD"] == ["-i x -j ACCEPT"]
+    assert chain.name not in host.iptables.table("filter").chains
+    assert host.left() == set()
+    assert ("systemctl", "daemon-reload") in host.iptables.calls
+    again = await host.clean()
+    assert all(step.ok for step in again.values()), again
+    assert [again[what].result for what in ("lease", "iptables", "files")] == [
+        "none known", "nothing of ours", "none",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls to etcd are given up after half a second; there is no setting for that."""
+
+    def short(settings: Settings) -> EtcdConfig:
+        return replace(etcd_config(settings), total_timeout=0.5)
+
+    monkeypatch.setattr(cleanup, "etcd_config", short)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_without_etcd_the_rest_is_done_and_the_next_run_gives_the_lease_back(
+    host: Host,
+) -> None:
+    await host.etcd.down()
+    steps = await host.clean()
+    assert [what for what, step in steps.items() if not step.ok] == ["lease"]
+    assert host.etcd.url in steps["lease"].result
+    assert host.left() == {"lib", "state.json", "run", "subnet.env"}
+    assert load_state(host.state_file).remembered == SUBNET
+    assert list(host.etcd.store.leases) == [LEASE_ID]
+    await host.etcd.up()
+    steps = await host.clean()
+    assert all(step.ok for step in steps.values()), steps
+    assert steps["lease"].result == "10.1.33.0/24 given back"
+    assert (host.etcd.store.keys, host.etcd.store.leases) == ({}, {})
+    assert host.left() == set()
+
+
+@pytest.mark.parametrize("where", ["overlay", "docker0", "iptables"])
+async def test_what_fails_is_named_the_others_are_done_and_the_state_is_kept_for_the_next_run(
+    host: Host, where: str
+) -> None:
+    host.overlay_fault = "no permission" if where == "overlay" else ""
+    host.bridge_fault = "no permission" if where == "docker0" else ""
+    if where == "iptables":
+        host.iptables.fail("iptables-nft-save", "no permission", code=1, times=50)
+    steps = await host.clean()
+    assert [what for what, step in steps.items() if not step.ok] == [where]
+    assert "no permission" in steps[where].result
+    assert host.etcd.store.leases == {}
+    assert host.left() == {"lib", "state.json", "run", "subnet.env"}
+    host.overlay_fault = host.bridge_fault = ""
+    host.iptables.faults.clear()
+    assert all(step.ok for step in (await host.clean()).values())
+    assert host.left() == set()
+
+
+@pytest.mark.parametrize(
+    ("one", "result"),
+    [
+        (record(str(SUBNET), 2), "10.1.33.0/24 is not ours in etcd"),
+        (Record(record(str(SUBNET), 1).key, b"garbage", 1, 1, 1), "is not ours in etcd"),
+        (record(str(SUBNET), 1, lease=0), "10.1.33.0/24 is a reservation and stays"),
+    ],
+)
+async def test_a_record_that_is_not_ours_to_end_stays(
+    tmp_path: Path, etcd: FakeEtcd, one: Record, result: str
+) -> None:
+    host = Host(tmp_path, etcd)
+    host.write_files()
+    host.write_record(one)
+    before = dict(etcd.store.keys)
+    steps = await host.clean()
+    assert all(step.ok for step in steps.values()), steps
+    assert result in steps["lease"].result
+    assert etcd.store.keys == before
+    assert host.left() == set()
+
+
+async def test_a_lost_state_is_made_up_by_the_subnet_file_but_gives_no_other_s_lease_back(
+    host: Host,
+) -> None:
+    """Nothing tells then that the record is this host's."""
+    host.state_file.unlink()
+    steps = await host.clean()
+    assert steps["lease"] == Step("lease", "10.1.33.0/24 is not ours in etcd")
+    assert list(host.etcd.store.leases) == [LEASE_ID]
+    assert host.left() == set()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", json.dumps({"subnet": 7}).encode()])
+async def test_a_damaged_state_does_not_stop_the_cleanup_and_goes_with_it(
+    host: Host, content: bytes
+) -> None:
+    host.state_file.write_bytes(content)
+    host.subnet_file.unlink()
+    steps = await host.clean()
+    assert steps["lease"].result == "none known"
+    assert all(step.ok for step in steps.values()), steps
+    assert host.left() == set()
+
+
+async def test_folders_with_files_of_others_stay(host: Host) -> None:
+    (host.subnet_file.parent / "notes").write_text("x")
+    await host.clean()
+    assert host.left() == {"run", "notes"}
