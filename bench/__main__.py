@@ -14,7 +14,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from bench import datapath, memory, onelease, startup
+from bench import datapath, memory, onelease, repair, startup
 from bench.result import BenchError, Result, show
 from bench.world import World, sweep, warm_up, world
 
@@ -30,6 +30,7 @@ MEASURES: dict[str, Measure] = {
     "memory": lambda made, ask: memory.measure(
         made, sorted({*ask.sizes, ask.peers}), ask.idle, ask.peers
     ),
+    "repair": lambda made, ask: repair.measure(made, ask.peers),
     "datapath": lambda made, ask: datapath.measure(made, ask.streams, ask.seconds),
 }
 
@@ -106,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--leases", type=_numbers(7000), default=[1000, 3000], help="startup: lease records")
     add("--rounds", type=_number(50), default=3, help="startup: repetitions")
     add("--count", type=_number(5000), default=300, help="onelease: adds, and removes")
-    add("--peers", type=_number(7000), default=1000, help="onelease, idle CPU: peers present")
+    add(
+        "--peers",
+        type=_number(7000),
+        default=1000,
+        help="onelease, idle CPU, repair: peers present",
+    )
     add("--sizes", type=_numbers(7000), default=[1, 1000, 3000], help="memory: peers present")
     add("--idle", type=_number(600), default=60, help="memory: seconds without any change")
     add("--streams", type=_number(50), default=6, help="datapath: streams each way")
