@@ -15,6 +15,8 @@ GARBAGE = {
     "10.1.36.0-24&fd00:10:0:b::-64": record("172.29.1.36", "0e:00:00:00:00:36"),
     "10.99.1.0-24": record("172.29.1.37", "0e:00:00:00:00:37"),
     "no-subnet-at-all": record("172.29.1.38", "0e:00:00:00:00:38"),
+    "10.1.40.0-24": '{"PublicIP":"172.29.1.40","BackendType":"vxlan","x":' + "[" * 20_000,
+    "10.1.41.0-24": '{"PublicIP":"172.29.1.41","x":' + "[" * 20_000 + "]" * 20_000 + "}",
     "10.1.39.7-24": record("172.29.1.39", "0e:00:00:00:00:39"),
 }
 
@@ -166,3 +168,30 @@ def test_a_wrong_interface_is_named_with_what_there_is(network: Net) -> None:
     network.fabric.plug(host.ns, "172.29.0.71/24", name="eth7")
     host.wait_ready()
     assert host.status()["network"]["public_ip"] == "172.29.0.71"
+
+
+def test_ready_waits_for_the_device_and_the_kernel_s_reason_is_told(network: Net) -> None:
+    """Another VXLAN device has the VNI: not ready, the reason named; freed, it goes on."""
+    host = network.host(1)
+    host.ns.run("ip link add squatter type vxlan id 1 dev eth0 dstport 8472")
+    host.start()
+    status = host.wait(
+        lambda status: any(p["key"] == "overlay-device" for p in status["problems"]), "a problem"
+    )
+    assert status["ready"] is False
+    text = next(p["text"] for p in status["problems"] if p["key"] == "overlay-device")
+    assert "another VXLAN device may have this VNI" in text
+    host.ns.run("ip link del squatter")
+    host.wait_ready()
+
+
+def test_an_mtu_that_does_not_fit_the_interface_is_cut_and_named(network: Net) -> None:
+    """Containers must not be told an MTU that the overlay cannot carry."""
+    network.configure({**CONFIG, "Backend": {"Type": "vxlan", "MTU": 9000}})
+    host = network.host(1)
+    host.up()
+    assert "FLANNEL_MTU=1450" in (host.directory / "subnet.env").read_text()
+    assert host.ns.json("ip link show docker0")[0]["mtu"] == 1450
+    host.wait(
+        lambda status: any("Backend.MTU" in p["text"] for p in status["problems"]), "the problem"
+    )

@@ -238,3 +238,29 @@ def test_changes_that_were_compacted_away_during_an_outage_are_diffed(network: N
     eventually(lambda: host.routes().keys() == expected, "the difference", deadline=40)
     assert host.knows("10.1.103.0/24", "0e:00:00:00:09:09", "172.29.1.103")
     assert "0e:00:00:00:01:67" not in host.fdb()
+
+
+def test_a_host_whose_address_changed_keeps_its_subnet(network: Net) -> None:
+    """DHCP gave it another one while netd was down: same record, new PublicIP, peers follow."""
+    host, other = network.host(1), network.host(2)
+    for one in (host, other):
+        one.up()
+    subnet, mac = host.subnet, host.status()["network"]["vtep_mac"]
+    host.stop()
+    host.ns.run("ip addr del 172.29.0.1/24 dev eth0")
+    host.ns.run("ip addr add 172.29.0.77/24 dev eth0")
+    host.ns.run("ip route replace default via 172.29.0.251")
+    host.up()
+    assert host.subnet == subnet
+    eventually(lambda: other.knows(subnet, mac, "172.29.0.77"), "the peer follows")
+    assert len(leases(network)) == etcd_leases(network) == 2
+
+
+def test_a_second_netd_in_one_network_namespace_is_refused(network: Net) -> None:
+    """Even with directories of its own: two would undo each other's work."""
+    host = network.host(1)
+    host.up()
+    done = host.command("run", f"--run-dir={host.directory / 'other'}")
+    assert done.returncode == 1
+    assert "another netd keeps the overlay of this network namespace" in done.stderr
+    assert host.status()["ready"] is True

@@ -223,3 +223,21 @@ def test_a_lease_is_certainly_ours_by_mac_or_by_remembered_subnet_and_never_by_a
     assert ME.owns(lease(11, mac(2)))
     assert not ME.owns(lease(50, mac(2)))
     assert not ME.owns(lease(11, mac(1), "198.18.0.2"))
+
+
+def test_of_two_records_of_ours_the_remembered_one_is_kept() -> None:
+    """The other one is older, left by a creation whose answer was lost."""
+    made = roster(record("10.1.10.0/24", 1, rev=3), record("10.1.11.0/24", 1, rev=9))
+    decision = choose(made, ME)
+    assert isinstance(decision, Keep)
+    assert decision.lease.subnet == net("10.1.11.0/24")
+
+
+def test_our_record_under_a_former_address_has_to_be_asked_about() -> None:
+    """Our subnet and our MAC: ours before the address changed, or a cloned machine's."""
+    former = record("10.1.11.0/24", 1, PublicIP="198.18.0.200")
+    decision = choose(roster(former), ME)
+    assert isinstance(decision, Contested)
+    assert decision.lease.subnet == net("10.1.11.0/24")
+    elsewhere = record("10.1.12.0/24", 1, PublicIP="198.18.0.200")
+    assert isinstance(choose(roster(elsewhere), ME), Take), "not our subnet: somebody else's"

@@ -370,3 +370,19 @@ async def test_the_end_of_the_lease_is_a_full_term_after_the_renewal(world: Worl
     await host.holder.close()
     assert host.holder.expires_at is None
     assert len(world.records()) == 1
+
+
+async def test_two_live_hosts_with_one_address_that_started_together_are_reported(
+    world: World,
+) -> None:
+    """Neither saw the other's record when it made its own; afterwards both say so."""
+    host = world.host(1)
+    await world.converge(host)
+    foreign_lease(world)
+    await world.converge(host)
+    (problem,) = host.problems.blocking()
+    assert problem.key == "public-ip"
+    assert mac(99) in problem.text
+    world.state.delete(PREFIX + "10.1.33.0-24")
+    await world.converge(host)
+    assert host.problems.all() == ()
