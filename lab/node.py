@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostkit.files import write_atomic
 from lab import machine
 from lab.errors import LabError
 from lab.model import BootConfig, Service
@@ -194,9 +195,7 @@ class Init:
     def _publish(self) -> None:
         states = msgspec.json.encode(self._supervisor.states())
         if states != self._published:
-            temporary = Path(machine.SERVICES_FILE + ".new")
-            temporary.write_bytes(states)
-            temporary.replace(machine.SERVICES_FILE)
+            write_atomic(Path(machine.SERVICES_FILE), states)
             self._published = states
 
 

@@ -96,7 +96,7 @@ def choose_overlay(asked: IPv4Network | None, used: Sequence[IPv4Network]) -> IP
 
 def mac_of(address: IPv4Address) -> str:
     """A locally administered MAC that stays the same when the node is started again."""
-    return "02:bd:" + ":".join(f"{octet:02x}" for octet in address.packed)
+    return "02:bd:" + address.packed.hex(":")
 
 
 def machine_id(lab: str, node: str) -> str:

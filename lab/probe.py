@@ -1,15 +1,15 @@
 """Looking at a node from the host: its process, its sockets, its files, through /proc/PID/root.
 
 A UNIX socket is found by its inode, so the host can talk to a node's daemons without entering
-any namespace. HTTP is spoken as 1.0: one request, the reply ends with the connection.
+any namespace.
 """
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from hostkit import unixhttp
 from lab import machine
 from lab.model import ProcessRef, ServiceState
 
@@ -61,29 +61,13 @@ def subnet(ref: ProcessRef) -> Mapping[str, str]:
         return {}
 
 
-def parse_response(raw: bytes) -> tuple[int, bytes]:
-    """Status and body of an HTTP/1.0 response; raises ValueError when it is none."""
-    head, _, body = raw.partition(b"\r\n\r\n")
-    words = head.split(b"\r\n", 1)[0].split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/"):
-        raise ValueError("not an HTTP response")
-    return int(words[1]), body
-
-
 async def get(
     ref: ProcessRef, path: str, target: str, timeout: float = 2.0
 ) -> tuple[int, bytes] | None:
     """GET *target* from the node's socket *path*; None when nobody answers in *timeout* seconds."""
     # sun_path holds 108 bytes: /proc/PID/root keeps this short whatever the node's directory is.
     try:
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_unix_connection(str(root_of(ref) / path))
-            try:
-                request = f"GET {target} HTTP/1.0\r\nHost: node\r\n\r\n"
-                writer.write(request.encode())
-                return parse_response(await reader.read())
-            finally:
-                writer.close()
+        return await unixhttp.get(root_of(ref) / path, target, timeout=timeout)
     except (OSError, ValueError):  # TimeoutError is an OSError
         return None
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from hostkit.files import write_atomic
 from lab.errors import BusyError, LabError, PrerequisiteError
 from lab.model import BootConfig, LabSpec
 from lab.syscalls import MNT_DETACH, unmount
@@ -87,11 +88,8 @@ class Store:
 
     def save(self, spec: LabSpec) -> None:
         """Write the state file, in one step."""
-        path = self.paths.state(spec.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(spec)))
-        temporary.replace(path)
+        text = msgspec.json.format(msgspec.json.encode(spec))
+        write_atomic(self.paths.state(spec.name), text)
 
     def save_boot(self, boot: BootConfig) -> Path:
         """Write what a node's pid 1 reads; returns the file."""

@@ -31,16 +31,9 @@ from netd.errors import LeaseError
 from netd.feed import Feed, read_seed
 from netd.firewall import Firewall
 from netd.hostside import HostSide, paths_from
-from netd.identity import expected_vni, identify
+from netd.identity import expected_vni, identify, saved_config
 from netd.leases.holder import Held, LeaseHolder
-from netd.leases.model import (
-    LEASE_TTL,
-    FieldError,
-    Lease,
-    NetworkConfig,
-    describe,
-    parse_network_config,
-)
+from netd.leases.model import LEASE_TTL, Lease, NetworkConfig, describe
 from netd.leases.peers import Entry, Judge, Roster
 from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
@@ -145,8 +138,6 @@ class NetdApp:
         await self.overlay.start()
         self.underlay = await self._find_underlay()
         self.holder = await self._make_holder(self.underlay)
-        if vni := expected_vni(self._state):
-            self.overlay.retire(device_name(vni))
         seed = await asyncio.to_thread(read_seed, self.settings["net-config-path"], self.problems)
         async with asyncio.TaskGroup() as group:
             for work in (
@@ -179,7 +170,10 @@ class NetdApp:
 
     async def _make_holder(self, underlay: Underlay) -> LeaseHolder:
         vni = expected_vni(self._state)
-        mac = await read_vtep_mac(vni) if vni else None
+        mac = None
+        if vni:
+            mac = await read_vtep_mac(vni)
+            self.overlay.retire(device_name(vni))
         subnet_file = Path(self.settings["subnet-file"])
         who = await asyncio.to_thread(identify, self._state, mac, subnet_file)
         if who.vtep_mac != self._state.vtep_mac:
@@ -336,13 +330,9 @@ class NetdApp:
         """Use what was saved of that which etcd has not told in time."""
         await asyncio.sleep(CACHE_AFTER)
         holder, state = self.holder, self._state
-        if holder is None or not self.lease_loop.waiting_for or not state.config:
+        config, subnet = saved_config(state), state.remembered
+        if holder is None or not self.lease_loop.waiting_for or config is None:
             return
-        try:
-            config = parse_network_config(state.config)
-        except FieldError:
-            return
-        subnet = state.remembered
         if subnet is None or not config.admits(subnet):
             return
         saved_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.saved_at))

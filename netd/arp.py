@@ -35,7 +35,8 @@ def owner_in(frame: bytes, address: IPv4Address) -> str | None:
     _, protocol, _, _, operation, mac, sender, _, _ = _ARP.unpack_from(frame, 14)
     if protocol != 0x0800 or operation not in {_REQUEST, _REPLY} or sender != address.packed:
         return None
-    return ":".join(f"{byte:02x}" for byte in mac)
+    owner: bytes = mac
+    return owner.hex(":")
 
 
 async def find_owner(

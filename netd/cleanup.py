@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 from hostkit.command import Runner
@@ -16,16 +16,17 @@ from hostkit.errors import HostkitError
 from hostkit.etcd.gateway import EtcdClient
 from hostkit.files import remove
 from netd.bridge.apply import remove as remove_bridge
-from netd.bridge.options import Facts, parse_subnet_env
+from netd.bridge.options import Facts
 from netd.config import etcd_config
+from netd.identity import expected_vni, last_subnet, saved_config
 from netd.iptables.flannel import forward, masquerade
 from netd.iptables.table import VARIANTS, Tables
-from netd.leases.model import LEASE_TTL, FieldError, Lease, parse_network_config
+from netd.leases.model import LEASE_TTL, Lease
 from netd.leases.peers import interpret
 from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
-from netd.overlay.model import VxlanOptions, device_name
+from netd.overlay.model import device_name
 from netd.state import State, load_state
 
 log = logging.getLogger(__name__)
@@ -48,14 +49,10 @@ class Cleanup:
         self._runner = runner
         self._state_path = Path(settings["state-dir"]) / "state.json"
         self._state: State = load_state(self._state_path)
-        self._subnet = self._state.remembered or self._subnet_in_file()
+        self._subnet = last_subnet(self._state, Path(settings["subnet-file"]))
+        self._config = saved_config(self._state)
+        self._vni = expected_vni(self._state)
         self._failed: set[str] = set()
-
-    def _subnet_in_file(self) -> IPv4Network | None:
-        try:
-            return parse_subnet_env(Path(self._settings["subnet-file"]).read_text("utf-8"))
-        except (OSError, UnicodeDecodeError):
-            return None
 
     async def run(self) -> list[Step]:
         """Do every step."""
@@ -78,7 +75,7 @@ class Cleanup:
     async def _lease(self) -> str:
         if self._subnet is None:
             return "none known"
-        mac = await read_vtep_mac()
+        mac = await read_vtep_mac(self._vni) if self._vni else None
         client = EtcdClient(etcd_config(self._settings))
         store = LeaseStore(client, self._settings["etcd-prefix"], LEASE_TTL)
         try:
@@ -99,15 +96,8 @@ class Cleanup:
         return str(lease.public_ip) == self._state.public_ip or lease.vtep_mac in macs
 
     async def _overlay(self) -> str:
-        network, device = None, device_name(1)
-        try:
-            config = parse_network_config(self._state.config) if self._state.config else None
-        except FieldError:
-            config = None
-        if config is not None:
-            network = config.network
-            backend = config.backend
-            device = device_name(backend.vni) if isinstance(backend, VxlanOptions) else ""
+        network = None if self._config is None else self._config.network
+        device = device_name(self._vni) if self._vni else ""
         overlay = Overlay()
         await overlay.start()
         try:

@@ -91,12 +91,10 @@ class Feed:
         async with contextlib.aclosing(stream) as items:
             async for item in items:
                 if isinstance(item, Snapshot):
-                    value = next((kv.value for kv in item.kvs if kv.key == key), None)
+                    value = item.kvs[0].value if item.kvs else None
                 else:
-                    mine = [event for event in item.events if event.kv.key == key]
-                    if not mine:
-                        continue
-                    value = mine[-1].kv.value if mine[-1].type == "put" else None
+                    last = item.events[-1]
+                    value = last.kv.value if last.type == "put" else None
                 if value is None and seed is not None:
                     with contextlib.suppress(EtcdError):
                         if await self._store.seed_config(seed):

@@ -5,8 +5,6 @@ every ten seconds.
 """
 
 import asyncio
-import contextlib
-import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -23,7 +21,9 @@ from netd.bridge.apply import bridges_with, ensure
 from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
 from netd.bridge.plan import Bridge, Steps, Wanted
 from netd.errors import BridgeError
+from netd.netlink.messages import RTMGRP_IPV4_IFADDR, RTMGRP_LINK
 from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
+from netd.netlink.socket import Monitor
 from netd.sysctls import Setting
 from netd.sysctls import ensure as ensure_sysctls
 
@@ -32,10 +32,9 @@ log = logging.getLogger(__name__)
 EVENT_SETTLE = 0.2
 """Seconds for which kernel events are gathered."""
 
-# linux/rtnetlink.h
-_RTMGRP_LINK = 0x1
-_RTMGRP_IPV4_IFADDR = 0x10
-_RTNLGRP_IPV4_NETCONF = 1 << (24 - 1)
+# linux/rtnetlink.h; group 24, forwarding and other per-device settings, has no legacy name.
+_RTNLGRP_IPV4_NETCONF = 24
+_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | 1 << (_RTNLGRP_IPV4_NETCONF - 1)
 
 UNIT_PATHS = (
     Path("/etc/systemd/system/docker.service"),
@@ -72,10 +71,9 @@ class HostSide:
         self._repaired = repaired
         self._facts: Facts | None = None
         self._done: Facts | None = None
-        self._events: socket.socket | None = None
+        self._events: Monitor | None = None
         self._pending: asyncio.TimerHandle | None = None
         self.sysctls: list[Setting] = []
-        self.bridge: Bridge | None = None
         self.loop = Reconciler(
             "docker0", self.converge, resync=10.0, settle=0.01,
             tolerate=(BridgeError, CommandError, OSError),
@@ -109,22 +107,13 @@ class HostSide:
 
     async def run(self) -> None:
         """Converge for ever, at once after any change of a link or an address."""
-        self._events = events = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        events.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR | _RTNLGRP_IPV4_NETCONF))
+        self._events = events = Monitor(groups=_GROUPS, receive_buffer=1 << 20)
         asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
         await self.loop.run()
 
-    def _heard(self, events: socket.socket) -> None:
+    def _heard(self, events: Monitor) -> None:
         # What was said does not matter, nor does an overrun: the pass looks for itself.
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                try:
-                    events.recv(65536)
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
+        events.drain()
         # Each container comes with a dozen events.
         if self._pending is None:
             delay = EVENT_SETTLE if self.is_done else 0.0
@@ -212,7 +201,6 @@ class HostSide:
             self._problems.set("bridge", str(error), blocking=True)
             raise
         self._problems.clear("bridge")
-        self.bridge = before
         self._tell(name, wanted, steps, before, repair=self._done == facts)
 
     def _tell(

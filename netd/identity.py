@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from netd.bridge.options import parse_subnet_env
-from netd.leases.model import FieldError, parse_network_config
+from netd.leases.model import FieldError, NetworkConfig, parse_network_config
 from netd.overlay.model import VxlanOptions
 from netd.state import State
 
@@ -29,30 +29,40 @@ def new_mac() -> str:
     """A random, locally administered unicast MAC."""
     raw = bytearray(os.urandom(6))
     raw[0] = (raw[0] & 0xFC) | 0x02
-    return ":".join(f"{byte:02x}" for byte in raw)
+    return raw.hex(":")
+
+
+def saved_config(state: State) -> NetworkConfig | None:
+    """The network configuration that was last in force, None when none is known."""
+    try:
+        return parse_network_config(state.config) if state.config else None
+    except FieldError:
+        return None
 
 
 def expected_vni(state: State) -> int:
     """The VNI of the VXLAN device that an earlier run would have left, 0 for none."""
-    try:
-        backend = parse_network_config(state.config).backend if state.config else VxlanOptions()
-    except FieldError:
-        backend = VxlanOptions()
+    config = saved_config(state)
+    backend = VxlanOptions() if config is None else config.backend
     return backend.vni if isinstance(backend, VxlanOptions) else 0
+
+
+def last_subnet(state: State, subnet_file: Path) -> IPv4Network | None:
+    """The subnet that this host had, by the saved state or else by its subnet.env."""
+    if state.remembered is not None:
+        return state.remembered
+    try:
+        return parse_subnet_env(subnet_file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def identify(state: State, mac_in_kernel: str | None, subnet_file: Path) -> HostIdentity:
     """Put the witnesses together."""
     known = [mac for mac in (mac_in_kernel, state.vtep_mac) if mac]
-    remembered = state.remembered
-    if remembered is None:
-        try:
-            remembered = parse_subnet_env(subnet_file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError):
-            remembered = None
     return HostIdentity(
         vtep_mac=known[0] if known else new_mac(),
         mac_is_new=not known,
         known_macs=frozenset(known),
-        remembered=remembered,
+        remembered=last_subnet(state, subnet_file),
     )

@@ -5,6 +5,7 @@ only what is used until etcd answers.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable
 from ipaddress import IPv4Network
@@ -114,6 +115,7 @@ class StateSaver:
         self._problems = problems
         self._collect = collect
         self._pending = asyncio.Event()
+        self._saved = b""
 
     def changed(self) -> None:
         """There is something new."""
@@ -140,6 +142,13 @@ class StateSaver:
             self._write(state)
 
     def _write(self, state: State) -> str | None:
+        """Save *state*; returns what is wrong if that fails."""
+        # The same state again, but for its time, is not worth a disk's sync.
+        timeless = hashlib.sha256(
+            msgspec.json.encode(msgspec.structs.replace(state, saved_at=0.0))
+        ).digest()
+        if timeless == self._saved and self.path.exists():
+            return None
         try:
             save_state(self.path, state)
         except OSError as error:
@@ -147,4 +156,5 @@ class StateSaver:
                 f"cannot save to {self.path} ({error.strerror}): after a reboot without etcd "
                 "this host would not find its peers"
             )
+        self._saved = timeless
         return None

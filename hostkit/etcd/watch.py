@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from hostkit.etcd import codec, transport
 from hostkit.etcd.codec import Event, KeyValue, RangeResult
@@ -157,58 +157,37 @@ class Lines:
         return [line for line in lines if line]
 
 
+class WatchOptions(TypedDict, total=False):
+    """How to watch. A stream that was silent for *probe_interval* seconds (5) is tested by a read
+    from the same endpoint and left when that takes longer than *probe_timeout* seconds (2)."""
+
+    probe_interval: float
+    probe_timeout: float
+    backoff: Backoff | None
+    sleep: Callable[[float], Awaitable[None]]
+    listener: WatchListener | None
+
+
 def watch_prefix(
-    client: EtcdClient,
-    prefix: str,
-    *,
-    probe_interval: float = 5.0,
-    probe_timeout: float = 2.0,
-    backoff: Backoff | None = None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    listener: WatchListener | None = None,
+    client: EtcdClient, prefix: str, **options: Unpack[WatchOptions]
 ) -> AsyncGenerator[Snapshot | Changes, None]:
     """Follow all keys that begin with *prefix*: a Snapshot, then Changes or further Snapshots.
 
-    A stream that was silent for *probe_interval* seconds is tested by a read from the same
-    endpoint and left when that takes longer than *probe_timeout* seconds. Outages never raise;
-    they are told to *listener*. Close the iterator (``contextlib.aclosing``) to drop the
-    connection at once.
+    Outages never raise; they are told to the listener. Close the iterator
+    (``contextlib.aclosing``) to drop the connection at once.
     """
     first, end = codec.prefix_range(prefix)
-    return _Watch(
-        client,
-        {"key": first, "range_end": end},
-        probe_interval=probe_interval,
-        probe_timeout=probe_timeout,
-        backoff=backoff or Backoff(first=0.05, most=2.0),
-        sleep=sleep,
-        listener=listener,
-    ).items()
+    return _Watch(client, {"key": first, "range_end": end}, **options).items()
 
 
 def watch_key(
-    client: EtcdClient,
-    key: str,
-    *,
-    probe_interval: float = 5.0,
-    probe_timeout: float = 2.0,
-    backoff: Backoff | None = None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    listener: WatchListener | None = None,
+    client: EtcdClient, key: str, **options: Unpack[WatchOptions]
 ) -> AsyncGenerator[Snapshot | Changes, None]:
     """Follow *key* and no other, otherwise like ``watch_prefix``; its Snapshot may be empty.
 
     A role that may read exactly *key* is enough: it would be denied a prefix.
     """
-    return _Watch(
-        client,
-        {"key": codec.key_bytes(key)},
-        probe_interval=probe_interval,
-        probe_timeout=probe_timeout,
-        backoff=backoff or Backoff(first=0.05, most=2.0),
-        sleep=sleep,
-        listener=listener,
-    ).items()
+    return _Watch(client, {"key": codec.key_bytes(key)}, **options).items()
 
 
 class _Watch:
@@ -217,17 +196,17 @@ class _Watch:
         client: EtcdClient,
         scope: Mapping[str, bytes],
         *,
-        probe_interval: float,
-        probe_timeout: float,
-        backoff: Backoff,
-        sleep: Callable[[float], Awaitable[None]],
-        listener: WatchListener | None,
+        probe_interval: float = 5.0,
+        probe_timeout: float = 2.0,
+        backoff: Backoff | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        listener: WatchListener | None = None,
     ) -> None:
         self._client = client
         self._scope = scope
         self._probe_interval = probe_interval
         self._probe_timeout = probe_timeout
-        self._backoff = backoff
+        self._backoff = backoff or Backoff(first=0.05, most=2.0)
         self._sleep = sleep
         self._listener = listener
         self._connected = False

@@ -31,7 +31,7 @@ class Wanted:
     def mac(self) -> str:
         """A fixed MAC, in Docker's own scheme: without one a bridge takes its lowest port's MAC
         and changes it with every container, and neighbours' caches go stale."""
-        return "02:42:" + ":".join(f"{byte:02x}" for byte in self.address.ip.packed)
+        return "02:42:" + self.address.ip.packed.hex(":")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,9 @@ _IPT_SO_GET_INFO = 64  # linux/netfilter_ipv4/ip_tables.h
 _IPT_GETINFO_SIZE = 84  # struct ipt_getinfo: name, hooks, entries, underflows, count, size
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 async def detect_variant(runner: Runner) -> str:
     """``nft`` or ``legacy``: the one with rules of known programs, else with more rules, else
     the one that the plain ``iptables`` command is.
@@ -116,8 +119,7 @@ class Generation:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         buffer = ctypes.create_string_buffer(table.encode(), _IPT_GETINFO_SIZE)
         size = ctypes.c_uint(_IPT_GETINFO_SIZE)
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.getsockopt(
+        if _libc.getsockopt(
             self._socket.fileno(), socket.SOL_IP, _IPT_SO_GET_INFO, buffer, ctypes.byref(size)
         ):
             number = ctypes.get_errno()

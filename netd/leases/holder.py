@@ -148,8 +148,9 @@ class LeaseHolder:
                     await self.store.release_unbound()
                     return
                 case Take(subnet, why):
-                    value = render_lease(self.public_ip, config.backend, self.vtep_mac)
-                    lease_or_none = await self.store.create(subnet, value, self.public_ip)
+                    lease_or_none = await self.store.create(
+                        subnet, self._value(config), self.public_ip
+                    )
                     if lease_or_none is not None:
                         await self._hold(lease_or_none, f"leased ({why})")
                         await self._drop_misfits(config, identity)
@@ -245,9 +246,13 @@ class LeaseHolder:
             self.vtep_mac = lease.vtep_mac
         await self._hold(await self._write(config, current, lease), how)
 
+    def _value(self, config: NetworkConfig) -> bytes:
+        """What our record says under *config*."""
+        return render_lease(self.public_ip, config.backend, self.vtep_mac)
+
     async def _write(self, config: NetworkConfig, record: Record, known: Lease | None) -> Lease:
         """Put our value into *record* unless it is there; returns the record as a lease."""
-        value = render_lease(self.public_ip, config.backend, self.vtep_mac)
+        value = self._value(config)
         if known is not None and record.value == value:
             return known
         updated = await self.store.update(record, value)
@@ -311,8 +316,7 @@ class LeaseHolder:
                     await self._refuse_if_live(other)
         else:
             self.store.reuse(self.lease.lease_id)
-        value = render_lease(self.public_ip, config.backend, self.vtep_mac)
-        lease = await self.store.create(subnet, value, self.public_ip)
+        lease = await self.store.create(subnet, self._value(config), self.public_ip)
         if lease is None:
             raise LeaseError(f"the record of {subnet} has just been made by somebody")
         if self.lease is not None or self.conflict:

@@ -8,13 +8,14 @@ A record is only ever created if absent and only changed if unchanged since it w
 hosts cannot share a subnet. After a call whose outcome is unknown the key is read again.
 """
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 from hostkit.etcd.errors import EtcdUnavailable
 from hostkit.etcd.gateway import EtcdClient, KeyValue, LeaseInfo, absent, mod_revision_is, put
 from netd.errors import LeaseError
 from netd.leases.model import FieldError, Lease, parse_key, parse_lease, subnet_key
-from netd.leases.peers import Record
+from netd.leases.peers import Record, interpret
 
 
 class LeaseStore:
@@ -69,7 +70,7 @@ class LeaseStore:
         """
         key = self.key(subnet)
         try:
-            parse_lease(key, value)
+            wanted = parse_lease(key, value)
         except FieldError as error:
             raise LeaseError(f"our own record would be refused by every host: {error}") from error
         self._ending.discard(self._unbound)
@@ -85,42 +86,37 @@ class LeaseStore:
                     put(self._history_key(subnet), str(public_ip).encode()),
                 ],
             )
-            created, revision = result.succeeded, result.revision
         except EtcdUnavailable:
-            created, revision = False, 0
-            if await self.client.get(key) is None:
+            found = await self.read(subnet)
+            if found is None:
+                # It may still be committed.
                 raise
-        if not created:
-            # An earlier attempt, which timed out, may have been committed after all.
-            found = await self.client.get(key)
-            created = found is not None and found.lease == lease_id
-            revision = found.mod_revision if found is not None else 0
-        self._unsettled = None
-        if not created:
+        else:
+            if result.succeeded:
+                self._unbound, self._unsettled = 0, None
+                at = result.revision
+                return replace(wanted, lease_id=lease_id, mod_revision=at, create_revision=at)
+            found = await self.read(subnet)
+        # An earlier attempt, which timed out, may have been committed after all.
+        lease = self._claim(found)
+        if lease is None:
             await self.release_unbound()
-            return None
-        self._unbound = 0
-        return parse_lease(
-            key, value, lease_id=lease_id, mod_revision=revision, create_revision=revision
-        )
+        return lease
 
     async def settle(self) -> Lease | None:
         """The record that an earlier ``create`` made although it failed, if it did."""
-        subnet, lease_id = self._unsettled, self._unbound
-        if subnet is None:
+        if self._unsettled is None:
             return None
-        record = await self.read(subnet)
+        return self._claim(await self.read(self._unsettled))
+
+    def _claim(self, record: Record | None) -> Lease | None:
+        """*record* if it hangs on the lease that waits for one; the creation is settled then."""
         self._unsettled = None
-        if record is None or not lease_id or record.lease_id != lease_id:
+        entry = None if record is None else interpret(record)
+        if not isinstance(entry, Lease) or not entry.lease_id or entry.lease_id != self._unbound:
             return None
         self._unbound = 0
-        return parse_lease(
-            record.key,
-            record.value,
-            lease_id=lease_id,
-            mod_revision=record.mod_revision,
-            create_revision=record.create_revision,
-        )
+        return entry
 
     def reuse(self, lease_id: int) -> None:
         """Use *lease_id*, whose record is gone, for the next record instead of another lease."""

@@ -216,14 +216,6 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     assert not probe.alive(None)
 
 
-def test_a_reply_is_split_and_nonsense_is_refused() -> None:
-    """HTTP/1.0 or 1.1 status line, headers, body."""
-    assert probe.parse_response(b"HTTP/1.0 503 No\r\nA: b\r\n\r\nbody") == (503, b"body")
-    for nonsense in (b"", b"hello", b"HTTP/1.1 x y\r\n\r\n"):
-        with pytest.raises(ValueError, match=r"HTTP|invalid literal"):
-            probe.parse_response(nonsense)
-
-
 @pytest.mark.parametrize("command", ["create", "exec"])
 def test_the_runc_wrapper_asks_only_for_what_is_granted(tmp_path: Path, command: str) -> None:
     """Capability and oom_score_adj are changed, the rest and the arguments are passed on."""
