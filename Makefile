@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS   ?=
 
-.PHONY: help setup venv demo test check unit kernel engine e2e bench lock format clean
+.PHONY: help setup venv demo test check unit kernel engine e2e kubernetes bench bench-services lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,7 +27,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 		> $(VENV)/install.log 2>&1 || { cat $(VENV)/install.log; exit 1; }
 	@touch $@
 
-demo: venv ## two hosts, a container on each, each fetches the other's page
+demo: venv ## two hosts: pages over the overlay, and from behind a service
 	@$(BIN)/barenode lab demo $(ARGS)
 
 test: check unit kernel engine e2e ## every check and every test
@@ -47,11 +47,17 @@ kernel: venv ## private namespaces, real kernel, real etcd
 engine: venv ## a real Docker Engine
 	$(PYTEST) tests/engine $(ARGS)
 
-e2e: venv ## a whole lab
+e2e: venv kubernetes ## a whole lab, and a real kube-apiserver
 	$(PYTEST) tests/e2e $(ARGS)
+
+kubernetes: setup ## build a kube-apiserver from Debian's source, once: 5 to 20 minutes
+	@packaging/kubernetes.sh kube-apiserver
 
 bench: venv ## measure against a baseline in the same run
 	$(BIN)/python -m bench $(ARGS)
+
+bench-services: venv ## services beside kube-proxy's layout, 1,000 to 10,000 of them
+	$(BIN)/python -m bench.services $(ARGS)
 
 lock: ## renew requirements.lock from pyproject.toml
 	$(BIN)/pip-compile -q --all-extras --strip-extras --allow-unsafe --generate-hashes \
