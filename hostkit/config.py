@@ -2,7 +2,8 @@
 
 Flags are accepted as Go programs accept them, because the programs that we replace are Go
 programs: ``-name value``, ``-name=value``, ``--name value``, ``--name=value``; a boolean flag
-takes no separate value (``--ip-masq``, ``--ip-masq=false``). A repeatable flag gathers.
+takes no separate value (``--ip-masq``, ``--ip-masq=false``). A repeatable flag gathers. As with
+Kubernetes' programs, an underscore in a flag's name counts as a dash.
 """
 
 import difflib
@@ -179,12 +180,13 @@ def parse_flags(
         if not item.startswith("-") or item == "-":
             rest.append(item)
             continue
-        name, equals, value = item.lstrip("-").partition("=")
+        written, equals, value = item.lstrip("-").partition("=")
+        name = written.replace("_", "-")
         option = by_name.get(name)
         if option is None:
             dashes = "--" if item.startswith("--") else "-"
             names = [dashes + known.name for known in options if not known.hidden]
-            raise ConfigError(f"unknown flag {dashes}{name}{nearest(dashes + name, names)}")
+            raise ConfigError(f"unknown flag {dashes}{written}{nearest(dashes + name, names)}")
         if not equals:
             if option.is_boolean:
                 value = "true"

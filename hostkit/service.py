@@ -8,6 +8,8 @@ that its supervisor restarts it. HTTP answers on a Unix socket always and on TCP
     /metrics   Prometheus text
     /status    JSON for the status command
 
+and whatever else the daemon adds as JSON views.
+
 Alive and ready differ: a daemon that waits for etcd is alive, not ready.
 """
 
@@ -18,7 +20,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 
 Check = Callable[[], str | None]
 """Returns None when all is well, else what is not."""
+
+View = Callable[[Mapping[str, str]], Mapping[str, Any]]
+"""From the query of a request to a document; raises ValueError for a query without sense."""
 
 
 class Heartbeat:
@@ -66,7 +71,7 @@ class Service:
         metrics: Metrics,
         status: Callable[[], Mapping[str, Any]],
         socket_path: Path | None = None,
-        listen: tuple[str, int] | None = None,
+        listen: Sequence[tuple[str, int]] = (),
         notifier: Notifier | None = None,
     ) -> None:
         self.name = name
@@ -74,10 +79,11 @@ class Service:
         self._metrics = metrics
         self._status = status
         self._socket_path = socket_path
-        self._listen = listen
+        self._listen = tuple(listen)
         self._notifier = notifier or Notifier()
         self._live: dict[str, Check] = {}
         self._ready: dict[str, Check] = {}
+        self._views: dict[str, View] = {}
         self._was_ready = False
         self._stop = asyncio.Event()
 
@@ -88,6 +94,10 @@ class Service:
     def add_ready_check(self, name: str, check: Check) -> None:
         """Make /readyz and READY=1 depend on *check*."""
         self._ready[name] = check
+
+    def add_view(self, path: str, view: View) -> None:
+        """Answer GET *path* with what *view* makes of the query, as JSON."""
+        self._views[path] = view
 
     def not_alive(self) -> list[str]:
         """What hangs."""
@@ -183,20 +193,21 @@ class Service:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_view)
         app.router.add_get("/status", self._status_view)
+        for path, view in self._views.items():
+            app.router.add_get(path, _json_view(view))
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         if self._socket_path is not None:
             self._socket_path.parent.mkdir(parents=True, exist_ok=True)
             await web.UnixSite(runner, str(self._socket_path)).start()
             os.chmod(self._socket_path, 0o660)  # noqa: PTH101 - not worth a thread
-        if self._listen is not None:
-            host, port = self._listen
+        refused = []
+        for host, port in self._listen:
             try:
                 await web.TCPSite(runner, host, port).start()
             except OSError as error:
-                self.problems.set(
-                    "healthz", f"cannot listen on {host}:{port}: {error.strerror or error}"
-                )
+                refused.append(f"cannot listen on {host}:{port}: {error.strerror or error}")
+        self.problems.update("healthz", "; ".join(refused))
         return runner
 
     async def _healthz(self, _request: web.Request) -> web.Response:
@@ -220,6 +231,17 @@ class Service:
             for p in self.problems.all()
         ]
         return web.Response(text=json.dumps(status), content_type="application/json")
+
+
+def _json_view(view: View) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            document = view(request.query)
+        except ValueError as error:
+            return web.Response(text=f"{error}\n", status=400)
+        return web.Response(text=json.dumps(document), content_type="application/json")
+
+    return answer
 
 
 def _verdict_response(bad: list[str]) -> web.Response:

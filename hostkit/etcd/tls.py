@@ -2,24 +2,9 @@
 
 import ssl
 
+from hostkit import tls
 from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.errors import EtcdConfigError
-
-# OpenSSL's X509_V_ERR_* numbers.
-_NOT_YET_VALID, _EXPIRED, _UNKNOWN_CA = 9, 10, frozenset({2, 18, 19, 20, 21})
-_WRONG_NAME = frozenset({62, 64})
-
-# The reasons by which OpenSSL names an alert that the server sent to us.
-_REFUSED = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client certificate: set certfile and keyfile",
-    "ALERT_BAD_CERTIFICATE": "it refuses the client certificate, or wants one: check certfile",
-    "ALERT_CERTIFICATE_EXPIRED": "it says that the client certificate has expired",
-    "ALERT_UNKNOWN_CA": "it does not know the CA that signed the client certificate",
-    "ALERT_CERTIFICATE_UNKNOWN": "it refuses the client certificate",
-    "ALERT_HANDSHAKE_FAILURE": "it refuses our TLS version, ciphers or client certificate",
-    "WRONG_VERSION_NUMBER": "it does not speak TLS on this port: use http:// or another port",
-    "RECORD_LAYER_FAILURE": "it does not speak TLS on this port: use http:// or another port",
-}
 
 # The gateway inside etcd logs in to its own server with the server's certificate.
 NO_CLIENT_USAGE = (
@@ -55,33 +40,7 @@ def make_context(config: EtcdConfig) -> ssl.SSLContext:
 
 def explain(error: BaseException, config: EtcdConfig) -> str:
     """What the TLS failure behind *error* means; "" when there is none."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return _explain_verification(error, config)
-    if isinstance(error, ssl.SSLError):
-        return _explain_alert(error)
-    return explain(error.__cause__, config) if error.__cause__ is not None else ""
-
-
-def _explain_verification(error: ssl.SSLCertVerificationError, config: EtcdConfig) -> str:
-    code = error.verify_code
-    if code == _EXPIRED:
-        return "its certificate, or one of the CAs above it, has expired"
-    if code == _NOT_YET_VALID:
-        return "its certificate is not valid yet: compare the clocks"
-    if code in _WRONG_NAME:
-        return f"its certificate is for another name or address ({error.verify_message})"
-    if code in _UNKNOWN_CA:
-        known = config.cafile or "the system's CAs"
-        return f"its certificate is signed by a CA that is not in {known}"
-    return f"its certificate is refused: {error.verify_message}"
-
-
-def _explain_alert(error: ssl.SSLError) -> str:
-    reason = error.reason or ""
-    for name, meaning in _REFUSED.items():
-        if name in reason:
-            return meaning
-    return f"TLS fails: {reason.lower().replace('_', ' ') or 'no reason given'}"
+    return tls.explain(error, authorities=config.cafile, names="certfile and keyfile")
 
 
 def explain_refusal(message: str) -> str:

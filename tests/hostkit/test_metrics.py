@@ -58,3 +58,31 @@ def test_two_sets_of_metrics_do_not_share_a_figure() -> None:
     first.gauge("peers", "Other hosts").set(3)
     first.reading("requests", "Requests", lambda: 1.0)
     assert not {"netd_peers", "netd_requests_total"} & samples(second).keys()
+
+
+def test_figures_of_another_name_are_shown_with_the_others() -> None:
+    """Dashboards exist for kube-proxy's names."""
+    metrics = Metrics("netd")
+    metrics.gauge("problems", "Problems that stand").set(1)
+    other = metrics.under("kubeproxy")
+    other.counter("sync_failures", "Failures").inc(2)
+    other.gauge("rules_total", "Rules", "table").labels("nat").set(5)
+    seen = samples(metrics)
+    assert seen["netd_problems"] == 1
+    assert seen["kubeproxy_sync_failures_total"] == 2
+    assert seen["kubeproxy_rules_total{table=nat}"] == 5
+    assert seen == samples(other) | {
+        name: seen[name] for name in seen if name.startswith("process_")
+    }
+
+
+def test_a_histogram_counts_what_it_saw_in_the_buckets_it_was_given() -> None:
+    metrics = Metrics("netd")
+    histogram = metrics.histogram("sync_seconds", "Length of a sync", (0.01, 0.1))
+    for seconds in (0.005, 0.05, 0.06, 7):
+        histogram.observe(seconds)
+    seen = samples(metrics)
+    assert [seen[f"netd_sync_seconds_bucket{{le={le}}}"] for le in ("0.01", "0.1", "+Inf")] == [
+        1, 3, 4,
+    ]  # fmt: skip
+    assert types(metrics)["netd_sync_seconds"] == "histogram"

@@ -9,7 +9,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,28 @@ async def test_a_service_without_trouble_is_alive_and_ready(service: Service) ->
         assert (await get(service, "/nothing"))[0] == 404
 
 
+async def test_a_view_of_the_daemon_s_own_gets_the_query_and_answers_json(
+    service: Service,
+) -> None:
+    service.add_view("/explain", lambda query: {"target": query["target"]})
+    async with running(service):
+        code, headers, body = await get(service, "/explain?target=10.0.0.7%3A53%2Fudp")
+        assert code == 200
+        assert headers["content-type"].startswith("application/json")
+        assert json.loads(body) == {"target": "10.0.0.7:53/udp"}
+
+
+async def test_a_view_refuses_a_query_without_sense_in_words(service: Service) -> None:
+    def refuse(_query: Mapping[str, str]) -> dict[str, Any]:
+        raise ValueError("say what to explain")
+
+    service.add_view("/explain", refuse)
+    async with running(service):
+        code, _, body = await get(service, "/explain")
+        assert (code, body) == (400, "say what to explain\n")
+        assert (await get(service, "/healthz"))[0] == 200
+
+
 async def test_a_failing_live_check_is_named_by_healthz_only(service: Service) -> None:
     service.add_live_check("loop", lambda: "has not moved for 30 s")
     async with running(service):
@@ -188,22 +210,26 @@ async def test_a_socket_left_by_a_killed_service_is_replaced(service: Service) -
         assert (await get(service, "/healthz"))[0] == 200
 
 
-async def test_the_views_are_served_over_tcp_when_asked(problems: Problems) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+async def test_the_views_are_served_over_tcp_at_every_address_that_is_asked_for(
+    problems: Problems,
+) -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+        addresses = [probe.getsockname() for probe in (first, second)]
     service = Service(
         "netd", problems=problems, metrics=Metrics("netd"), status=dict,
-        listen=("127.0.0.1", port), notifier=Notifier({}),
+        listen=addresses, notifier=Notifier({}),
     )  # fmt: skip
     task = asyncio.create_task(service.run({"worker": idle()}))
     await eventually(lambda: service._was_ready)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-    reply = await asyncio.wait_for(reader.read(), 10)
-    writer.close()
-    await writer.wait_closed()
-    assert reply.startswith(b"HTTP/1.0 200")
+    for host, port in addresses:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+        reply = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        await writer.wait_closed()
+        assert reply.startswith(b"HTTP/1.0 200")
     service.stop()
     assert await asyncio.wait_for(task, 10) == 0
 
@@ -215,7 +241,7 @@ async def test_a_tcp_port_in_use_is_a_problem_and_not_the_end(problems: Problems
         address = other.getsockname()
         service = Service(
             "netd", problems=problems, metrics=Metrics("netd"), status=dict,
-            listen=address, notifier=Notifier({}),
+            listen=[address], notifier=Notifier({}),
         )  # fmt: skip
         task = asyncio.create_task(service.run({"worker": idle()}))
         await eventually(lambda: service._was_ready)
