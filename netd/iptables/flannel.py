@@ -2,7 +2,7 @@
 
 from ipaddress import IPv4Network
 
-from netd.iptables.chain import Chain, Jump, Wish
+from netd.iptables.chain import Jump, Wish
 
 FORWARD_CHAIN = "FLANNEL-FWD"
 MASQUERADE_CHAIN = "FLANNEL-POSTRTG"
@@ -22,12 +22,9 @@ def forward(network: IPv4Network | None) -> Wish:
         return Wish("filter", absent=(FORWARD_CHAIN,))
     return Wish(
         "filter",
-        chains=(
-            Chain(
-                FORWARD_CHAIN,
-                (f"-s {network} {_FWD} -j ACCEPT", f"-d {network} {_FWD} -j ACCEPT"),
-            ),
-        ),
+        chains={
+            FORWARD_CHAIN: (f"-s {network} {_FWD} -j ACCEPT", f"-d {network} {_FWD} -j ACCEPT"),
+        },
         jumps=(Jump("FORWARD", f"{_FWD} -j {FORWARD_CHAIN}", FORWARD_CHAIN),),
     )
 
@@ -53,6 +50,6 @@ def masquerade(
     )
     return Wish(
         "nat",
-        chains=(Chain(MASQUERADE_CHAIN, rules),),
+        chains={MASQUERADE_CHAIN: rules},
         jumps=(Jump("POSTROUTING", f"{_MASQ} -j {MASQUERADE_CHAIN}", MASQUERADE_CHAIN),),
     )

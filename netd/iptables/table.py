@@ -3,22 +3,25 @@
 Debian ships two: ``nft`` (iptables on nf_tables) and ``legacy``. Rules written with one are not
 seen by the other, so the variant that already carries other programs' rules is the one to use.
 
-A change by anybody is noticed without starting a process: nf_tables counts its commits in a
-generation number, and the legacy tables tell their number of entries and size.
+Measured with 33,000 rules in 2,700 chains (1.8.9): the text that ``plan`` writes needs nothing but
+the names of chains from iptables-nft-restore, so one chain is replaced in 15 to 20 ms; ``-I`` with
+a number and ``-D`` read that one chain. iptables-nft-save reads the rules of all tables whichever
+is asked for (0.23 s for an empty one), so several tables are read by one command.
 """
 
+import asyncio
 import contextlib
-import ctypes
 import logging
-import os
-import socket
-import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 
 from hostkit.command import CommandError, Runner
 from netd.errors import FirewallError
 from netd.iptables.chain import Wish
-from netd.iptables.diff import Change, Observed, parse_save, plan
+from netd.iptables.diff import Change, Observed, bad_rule, parse_saves, plan
+from netd.iptables.errors import BadRule, LockBusy
+from netd.iptables.generation import LOCK_FILE, Generation, LockFile, Source
+from netd.iptables.watch import RuleWatch
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +29,8 @@ VARIANTS = ("nft", "legacy")
 LOCK_WAIT = 5
 """Seconds to wait for another program's hold on the xtables lock."""
 
-_NETLINK_NETFILTER = 12
-_NFT_MSG_GETGEN = (10 << 8) | 16  # NFNL_SUBSYS_NFTABLES, linux/netfilter/nf_tables.h
-_NFTA_GEN_ID = 1
-_IPT_SO_GET_INFO = 64  # linux/netfilter_ipv4/ip_tables.h
-_IPT_GETINFO_SIZE = 84  # struct ipt_getinfo: name, hooks, entries, underflows, count, size
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
+DEADLINE = 120.0
+"""Seconds that one program may take; writing 33,000 rules takes 1.1 s on two idle cores."""
 
 
 async def detect_variant(runner: Runner) -> str:
@@ -64,100 +61,123 @@ async def detect_variant(runner: Runner) -> str:
     return other if scores.get(other, (0, 0)) > scores.get(default, (0, 0)) else default
 
 
-class Generation:
-    """A cheap number that changes when the rules may have changed; None when it is unknown."""
-
-    def __init__(self, variant: str) -> None:
-        self._variant = variant
-        self._socket: socket.socket | None = None
-        self._sequence = 0
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether every change of the rules changes the number."""
-        return self._variant == "nft"
-
-    def read(self, tables: Iterable[str]) -> object:
-        """What identifies the present state of *tables*."""
-        try:
-            if self._variant == "nft":
-                return self._nft()
-            return tuple(self._legacy(table) for table in tables)
-        except OSError:
-            return None
-
-    def close(self) -> None:
-        """Close the socket."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-    def _nft(self) -> int | None:
-        if self._socket is None:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-            self._socket.settimeout(1.0)
-            self._socket.bind((0, 0))
-        self._sequence += 1
-        self._socket.send(
-            struct.pack("=IHHIIBBH", 20, _NFT_MSG_GETGEN, 1, self._sequence, 0, 0, 0, 0)
-        )
-        reply = self._socket.recv(4096)
-        offset = 20
-        while offset + 4 <= len(reply):
-            length, kind = struct.unpack_from("=HH", reply, offset)
-            if kind == _NFTA_GEN_ID and length >= 8:
-                return int.from_bytes(reply[offset + 4 : offset + 8], "big")
-            if length < 4:
-                break
-            offset += (length + 3) & ~3
-        return None
-
-    def _legacy(self, table: str) -> bytes:
-        if self._socket is None:
-            # getsockopt(2) on a raw socket, as iptables itself asks; it needs an input buffer,
-            # which Python's socket.getsockopt does not offer.
-            self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        buffer = ctypes.create_string_buffer(table.encode(), _IPT_GETINFO_SIZE)
-        size = ctypes.c_uint(_IPT_GETINFO_SIZE)
-        if _libc.getsockopt(
-            self._socket.fileno(), socket.SOL_IP, _IPT_SO_GET_INFO, buffer, ctypes.byref(size)
-        ):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-        return bytes(buffer)
-
-
 class Tables:
-    """The tables of one variant. Methods raise FirewallError."""
+    """The tables of one variant. Methods raise FirewallError.
 
-    def __init__(self, runner: Runner, variant: str) -> None:
+    Every write happens inside the *watch*'s ``own_commit``, when there is a watch.
+    """
+
+    def __init__(self, runner: Runner, variant: str, watch: RuleWatch | None = None) -> None:
         self.variant = variant
         self._runner = runner
+        self._watch = watch
         self.restore_failures = 0
 
-    async def save(self, table: str) -> Observed:
-        """What *table* holds now."""
-        try:
-            done = await self._runner.run([f"iptables-{self.variant}-save", "-t", table])
-        except CommandError as error:
-            raise FirewallError(f"reading table {table}: {error}") from error
-        return parse_save(done.stdout)
+    async def save(self, tables: Collection[str]) -> dict[str, Observed]:
+        """What each of *tables* holds now; one that does not exist is empty."""
+        program = f"iptables-{self.variant}-save"
+        if self.variant == "nft" and len(tables) > 1:
+            commands = [[program]]
+        else:
+            commands = [[program, "-t", table] for table in tables]
+        found: dict[str, Observed] = {}
+        for argv in commands:
+            try:
+                done = await self._runner.run(argv, timeout=DEADLINE)
+            except CommandError as error:
+                raise FirewallError(f"reading tables {', '.join(tables)}: {error}") from error
+            found |= parse_saves(done.stdout)
+        return {table: found.get(table, Observed({})) for table in tables}
 
-    async def restore(self, change: Change) -> None:
-        """Commit *change*."""
+    async def restore(self, changes: Sequence[Change]) -> None:
+        """Commit *changes*, one for each of several tables, in their order.
+
+        Raises LockBusy, BadRule or another FirewallError. The table that fails is as it was; those
+        before it have been committed.
+        """
         argv = [f"iptables-{self.variant}-restore", "--noflush", "-w", str(LOCK_WAIT)]
+        text = "".join(change.text for change in changes)
+        counted = (
+            contextlib.nullcontext()
+            if self._watch is None
+            else self._watch.own_commit(len(changes))
+        )
         try:
-            await self._runner.run(argv, stdin=change.text)
+            async with counted:
+                await self._runner.run(argv, stdin=text, timeout=DEADLINE)
         except CommandError as error:
             self.restore_failures += 1
-            raise FirewallError(f"writing the tables: {error}") from error
+            raise _explained(error, text) from error
 
     async def ensure(self, wishes: Iterable[Wish]) -> tuple[str, ...]:
-        """Make the tables as wished; returns what had to be changed."""
+        """Make the tables as wished, one commit each; returns what had to be changed."""
+        wanted = list(wishes)
+        there = await self.save([wish.table for wish in wanted])
         changed: list[str] = []
-        for wish in wishes:
-            change = plan(wish, await self.save(wish.table))
+        for wish in wanted:
+            change = plan(wish, there[wish.table])
             if change is not None:
-                await self.restore(change)
+                await self.restore([change])
                 changed += change.what
         return tuple(changed)
+
+
+async def remove_all(
+    tables: Tables, names: Collection[str], prefixes: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Remove every chain with one of *prefixes* from the tables *names*, with all that enters it;
+    returns what was removed. Raises FirewallError."""
+    return await tables.ensure([Wish(name, prefixes=prefixes) for name in names])
+
+
+def _explained(error: CommandError, text: str) -> FirewallError:
+    if "xtables lock" in error.stderr or "xtables.lock" in error.stderr:
+        return LockBusy(f"another program holds the xtables lock (/run/xtables.lock): {error}")
+    found = bad_rule(text, error.stderr)
+    if found is not None:
+        return BadRule(*found, " ".join(error.stderr.split()))
+    return FirewallError(f"writing the tables: {error}")
+
+
+class Iptables:
+    """This host's iptables, shared by all who own chains: the variant is chosen at first use.
+
+    *variant* is ``nft``, ``legacy`` or ``auto``; *resync* as for RuleWatch.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        variant: str,
+        *,
+        resync: float,
+        source: Callable[[str], Source] = Generation,
+        lock_file: Path = LOCK_FILE,
+    ) -> None:
+        self._runner = runner
+        self._source = source
+        self._asked = variant
+        self._lock_path = lock_file
+        self._opening = asyncio.Lock()
+        self.watch = RuleWatch(resync=resync)
+        self.tables: Tables | None = None
+
+    async def open(self) -> Tables:
+        """The tables, watched from now on. Raises FirewallError when there is no iptables."""
+        async with self._opening:
+            if self.tables is None:
+                variant = self._asked
+                if variant == "auto":
+                    variant = await detect_variant(self._runner)
+                lock_file = None
+                if variant == "legacy":
+                    with contextlib.suppress(OSError):
+                        lock_file = LockFile(self._lock_path)
+                self.watch.start(self._source(variant), lock_file)
+                self.tables = Tables(self._runner, variant, self.watch)
+                log.info("iptables variant is %s", variant)
+            return self.tables
+
+    def close(self) -> None:
+        """Close what was opened; the rules stay."""
+        self.watch.close()

@@ -2,12 +2,13 @@
 
 It understands ``iptables --version``, ``iptables-VARIANT-save [-t TABLE]`` and
 ``iptables-VARIANT-restore --noflush -w SECONDS``, and it is as strict as the real programs: a
-restore with any bad line changes nothing. Each variant has tables of its own.
+restore with a bad line does not change the table of that line. Each variant has tables of its own,
+and counts their commits.
 """
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hostkit.command import CommandError, Completed
@@ -100,12 +101,39 @@ class Fault:
     times: int = 1
 
 
+class FakeGeneration:
+    """The generation number of one variant of *fake*: its commits for nft, for legacy the number
+    of rules in each table. ``is_unknown`` makes it unreadable."""
+
+    def __init__(self, fake: "FakeIptables", variant: str) -> None:
+        self._fake = fake
+        self._variant = variant
+        self.is_unknown = False
+
+    @property
+    def is_exact(self) -> bool:
+        """See Source."""
+        return self._variant == "nft"
+
+    def read(self, tables: Iterable[str]) -> object:
+        """See Source."""
+        if self.is_unknown:
+            return None
+        if self.is_exact:
+            return self._fake.commits.get("nft", 0)
+        made = [self._fake.table(name, self._variant) for name in tables]
+        return tuple(sum(map(len, table.chains.values())) for table in made)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 @dataclass
 class FakeIptables:
     """The Runner. ``missing`` programs cannot be started; ``calls`` are the argvs seen.
 
     ``before`` is called with each argv before it is carried out, as another program that
-    changes the tables meanwhile.
+    changes the tables meanwhile. A rule with one of the words ``refused`` is a bad line.
     """
 
     variant: str = "nft"
@@ -115,10 +143,20 @@ class FakeIptables:
     restored: list[str] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     before: Callable[[tuple[str, ...]], None] = lambda _argv: None
+    commits: dict[str, int] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
 
     def table(self, name: str, variant: str = "nft") -> Table:
         """The table *name* of *variant*."""
         return self.tables.setdefault((variant, name), Table.empty(name))
+
+    def disturb(self, name: str, variant: str = "nft") -> Table:
+        """The table *name*, for a commit by somebody else."""
+        self._committed(variant)
+        return self.table(name, variant)
+
+    def _committed(self, variant: str) -> None:
+        self.commits[variant] = self.commits.get(variant, 0) + 1
 
     def fail(self, program: str, stderr: str, *, code: int | None = 4, times: int = 1) -> None:
         """Let the next *times* runs of *program* fail and change nothing."""
@@ -193,23 +231,33 @@ class FakeIptables:
     def _restore(self, variant: str, text: str) -> None:
         changed: dict[str, Table] = {}
         name = ""
-        for line in text.splitlines():
-            if line.startswith("*"):
-                name = line[1:]
-                if name not in BUILT_IN:
-                    raise RestoreError(f"no table {name}")
-                changed[name] = self.table(name, variant).copy()
-            elif line == "COMMIT":
-                self.tables[variant, name] = changed.pop(name)
-                name = ""
-            elif not name:
-                raise RestoreError(f"outside of any table: {line}")
-            elif line.startswith(":"):
-                chain, policy, _counters = line[1:].split(" ")
-                if policy != "-":
-                    raise RestoreError(f"changes a policy: {line}")
-                changed[name].declare(chain)
-            else:
-                changed[name].carry_out(line)
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                if line.startswith("*"):
+                    name = line[1:]
+                    if name not in BUILT_IN:
+                        raise RestoreError(f"no table {name}")
+                    changed[name] = self.table(name, variant).copy()
+                elif line == "COMMIT":
+                    self.tables[variant, name] = changed.pop(name)
+                    self._committed(variant)
+                    name = ""
+                elif not name:
+                    raise RestoreError(f"outside of any table: {line}")
+                else:
+                    self._restore_line(changed[name], line)
+            except RestoreError as error:
+                raise RestoreError(f"{error}\nError occurred at line: {number}") from error
         if name:
             raise RestoreError("COMMIT expected")
+
+    def _restore_line(self, table: Table, line: str) -> None:
+        if not line.startswith(":"):
+            if any(word in line for word in self.refused):
+                raise RestoreError("bad value")
+            table.carry_out(line)
+            return
+        chain, policy, _counters = line[1:].split(" ")
+        if policy != "-":
+            raise RestoreError(f"changes a policy: {line}")
+        table.declare(chain)

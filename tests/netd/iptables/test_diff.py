@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netd.iptables.chain import Chain, Jump, Wish
-from netd.iptables.diff import Observed, parse_save, plan
+from netd.iptables.chain import Jump, Wish
+from netd.iptables.diff import Observed, bad_rule, parse_saves, plan, plan_partial, target
 from netd.iptables.flannel import forward, masquerade
 from tests.fakes.iptables import FakeIptables, Table
 
 NETWORK = IPv4Network("10.1.0.0/16")
 WISH = forward(NETWORK)
 JUMP = WISH.jumps[0].rule
-RULES = list(WISH.chains[0].rules)
+RULES = list(WISH.chains["FLANNEL-FWD"])
 GONE = forward(None)
 RIGHT = {"FORWARD": ["-i x -j ACCEPT", JUMP], "FLANNEL-FWD": RULES}
 REJECT = "-j REJECT --reject-with icmp-host-prohibited"
@@ -29,7 +29,7 @@ def filter_table(chains: dict[str, list[str]]) -> Table:
 
 def see(table: Table, name: str = "filter") -> Observed:
     """*table* as iptables-save tells it."""
-    return parse_save(table.text(name))
+    return parse_saves(table.text(name))[name]
 
 
 def put_right(table: Table, wish: Wish) -> tuple[Table, tuple[str, ...]]:
@@ -49,7 +49,7 @@ def test_save_output_is_read_with_chains_that_have_no_rules() -> None:
         "# Generated\n*filter\n:FORWARD DROP [12:34]\n:EMPTY - [0:0]\n"
         '-A FORWARD -m comment --comment "a b" -j EMPTY\n-A FORWARD -j REJECT\nCOMMIT\n'
     )
-    assert parse_save(text).chains == {
+    assert parse_saves(text)["filter"].chains == {
         "FORWARD": ('-m comment --comment "a b" -j EMPTY', "-j REJECT"), "EMPTY": (),
     }  # fmt: skip
 
@@ -152,7 +152,7 @@ def test_chains_wished_away_go_with_every_jump_to_them() -> None:
 def test_several_chains_are_made_before_the_rules_that_jump_to_them() -> None:
     wish = Wish(
         "nat",
-        chains=(Chain("A", ("-j B",)), Chain("B", ("-j RETURN",))),
+        chains={"A": ("-j B",), "B": ("-j RETURN",)},
         jumps=(Jump("OUTPUT", "-j A", "A"), Jump("PREROUTING", "-j A", "A")),
     )
     table, _ = put_right(Table.empty("nat"), wish)
@@ -173,16 +173,17 @@ FOREIGN_RULES = [
 
 def tables(wish: Wish) -> st.SearchStrategy[dict[str, list[str]]]:
     """Chains as flannel, Docker, administrators and accidents may leave them."""
-    jump, chain = wish.jumps[0], wish.chains[0]
+    jump = wish.jumps[0]
+    chain, own_rules = next(iter(wish.chains.items()))
     foreign = st.sampled_from(FOREIGN_RULES)
-    jumps = st.sampled_from([jump.rule, f"-j {chain.name}", f"-s 10.0.0.0/8 -g {chain.name}"])
-    inside = st.lists(st.one_of(st.sampled_from(chain.rules), foreign), max_size=8)
+    jumps = st.sampled_from([jump.rule, f"-j {chain}", f"-s 10.0.0.0/8 -g {chain}"])
+    inside = st.lists(st.one_of(st.sampled_from(own_rules), foreign), max_size=8)
     return st.builds(
         lambda parent, own, other: {
-            "DOCKER-USER": other, chain.name: own, jump.parent: parent,
+            "DOCKER-USER": other, chain: own, jump.parent: parent,
         },
         st.lists(st.one_of(foreign, jumps), max_size=10),
-        st.one_of(st.just(list(chain.rules)), inside),
+        st.one_of(st.just(list(own_rules)), inside),
         st.lists(st.sampled_from(["-j RETURN", "-i x -j DROP"]), max_size=3),
     )  # fmt: skip
 
@@ -209,7 +210,7 @@ def test_any_table_is_put_right_in_one_commit_that_leaves_foreign_rules_alone(
     after, _ = put_right(before, wish)
     assert plan(wish, see(after, wish.table)) is None
     jump = wish.jumps[0]
-    assert after.chains[wish.chains[0].name] == list(wish.chains[0].rules)
+    assert {name: tuple(after.chains[name]) for name in wish.chains} == wish.chains
     parent = after.chains[jump.parent]
     assert parent.count(jump.rule) == 1
     walls = [number for number, rule in enumerate(parent) if rule in WALLS]
@@ -223,10 +224,166 @@ def test_any_table_is_put_right_in_one_commit_that_leaves_foreign_rules_alone(
 def test_any_table_is_rid_of_our_chains_and_of_nothing_else(
     data: st.DataObject, wish: Wish
 ) -> None:
-    gone = Wish(wish.table, absent=(wish.chains[0].name,))
+    gone = Wish(wish.table, absent=tuple(wish.chains))
     before = Table.empty(wish.table)
     before.chains |= data.draw(tables(wish))
     after, _ = put_right(before, gone)
     assert plan(gone, see(after, wish.table)) is None
-    assert wish.chains[0].name not in after.chains
+    assert not wish.chains.keys() & after.chains.keys()
     assert foreign_part(after) == foreign_part(before)
+
+
+PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT", "KUBE-VIP-", "KUBE-NP-")
+SERVICES = Wish(
+    "nat",
+    {"KUBE-PORTALS": ("-d 10.0.0.0/28 -j KUBE-VIP-A",), "KUBE-VIP-A": (), "KUBE-NODEPORTS": ()},
+    (
+        Jump("PREROUTING", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
+        Jump(
+            "PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS", "KUBE-NODEPORTS", True
+        ),
+        Jump("OUTPUT", "-j KUBE-PORTALS", "KUBE-PORTALS", True),
+    ),
+    prefixes=PREFIXES,
+)
+FIRST, SECOND = SERVICES.jumps[0].rule, SERVICES.jumps[1].rule
+
+
+def nat_table(chains: dict[str, list[str]]) -> Table:
+    """A nat table with the chains of SERVICES, and *chains*."""
+    table = Table.empty("nat")
+    table.chains |= {name: list(rules) for name, rules in SERVICES.chains.items()}
+    table.chains |= {"DOCKER": [], "OUTPUT": ["-j KUBE-PORTALS"]} | chains
+    return table
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [],
+        ["-j DOCKER", FIRST, SECOND],
+        [FIRST, "-j DOCKER", SECOND],
+        [SECOND, FIRST, "-j DOCKER"],
+        [FIRST, SECOND, "-j DOCKER", FIRST],
+        ["-j DOCKER", "-j KUBE-PORTALS"],
+        [FIRST, SECOND, '-m comment --comment "-j X -j KUBE-NODEPORTS" -j KUBE-NODEPORTS'],
+    ],
+)
+def test_first_jumps_stand_before_every_foreign_rule_in_the_wished_order(before: list[str]) -> None:
+    table, said = put_right(nat_table({"PREROUTING": before}), SERVICES)
+    foreign = [rule for rule in before if rule == "-j DOCKER"]
+    assert table.chains["PREROUTING"] == [FIRST, SECOND, *foreign]
+    assert said
+    assert plan(SERVICES, see(table, "nat")) is None
+
+
+def test_another_jump_to_a_chain_of_ours_may_stand_before_a_first_jump() -> None:
+    ours = Jump("PREROUTING", FIRST, "KUBE-PORTALS")
+    wish = Wish("nat", SERVICES.chains, (ours, *SERVICES.jumps[1:]), prefixes=PREFIXES)
+    assert plan(wish, see(nat_table({"PREROUTING": [FIRST, SECOND, "-j DOCKER"]}), "nat")) is None
+
+
+def test_only_the_jump_that_is_wrong_is_named() -> None:
+    change = plan(SERVICES, see(nat_table({"PREROUTING": [FIRST, "-j DOCKER", SECOND]}), "nat"))
+    assert change is not None
+    assert change.what == ("jump PREROUTING to KUBE-NODEPORTS misplaced",)
+    assert not change.filled
+
+
+def test_unwished_chains_with_our_prefixes_go_with_all_that_enters_them() -> None:
+    stale = {
+        "KUBE-VIP-OLD": ["-j KUBE-NP-OLD"],
+        "KUBE-NP-OLD": ["-j KUBE-VIP-A"],
+        "KUBE-PORTALS": ["-j KUBE-VIP-OLD"],
+        "KUBE-SVC-OTHER": ["-j KUBE-NP-OLD", "-j RETURN"],
+        "POSTROUTING": ["-g KUBE-VIP-OLD", "-j KUBE-PORTALS", "-j DOCKER"],
+        "PREROUTING": [FIRST, SECOND],
+    }
+    table, said = put_right(nat_table(stale), SERVICES)
+    assert {name for name in table.chains if name.startswith(PREFIXES)} == set(SERVICES.chains)
+    assert table.chains["KUBE-SVC-OTHER"] == ["-j RETURN"]
+    assert table.chains["POSTROUTING"] == ["-j DOCKER"]
+    assert "chain KUBE-VIP-OLD removed" in said
+    assert "jump POSTROUTING to KUBE-PORTALS removed" in said
+
+
+def test_a_chain_that_is_emptied_anyway_is_not_told_to_delete_rules() -> None:
+    """A rule of a chain that the same commit empties cannot be deleted once more."""
+    before = {"FLANNEL-FWD": ["-j OLD", *RULES], "OLD": [], "FORWARD": [JUMP]}
+    wish = Wish("filter", WISH.chains, WISH.jumps, absent=("OLD",))
+    table, _ = put_right(filter_table(before), wish)
+    assert "OLD" not in table.chains
+    assert table.chains["FLANNEL-FWD"] == RULES
+
+
+def test_a_partial_plan_names_only_touched_chains_that_differ() -> None:
+    written = dict(SERVICES.chains) | {"KUBE-VIP-GONE": ("-j RETURN",), "KUBE-VIP-A": ("-j X",)}
+    change = plan_partial(SERVICES, ["KUBE-PORTALS", "KUBE-VIP-A", "KUBE-VIP-GONE"], written)
+    assert change is not None
+    assert change.text == (
+        "*nat\n:KUBE-VIP-A - [0:0]\n:KUBE-VIP-GONE - [0:0]\n-X KUBE-VIP-GONE\nCOMMIT\n"
+    )
+    assert (change.filled, change.removed) == ({"KUBE-VIP-A": ()}, ("KUBE-VIP-GONE",))
+    assert plan_partial(SERVICES, ["KUBE-PORTALS"], written) is None
+    assert plan_partial(SERVICES, [], {}) is None
+
+
+INPUT = "*nat\n:A - [0:0]\n-A A -j ONE\n-A A -j TWO\n-X B\nCOMMIT\n*filter\n-A C -j THREE\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        # What iptables 1.8.9 says, of both variants.
+        (
+            "iptables-restore v1.8.9 (legacy): invalid port/service `70000' specified\n"
+            "Error occurred at line: 4\nTry `iptables-restore -h' for more information.\n",
+            ("nat", "A", "-j TWO"),
+        ),
+        (
+            "iptables-nft-restore v1.8.9 (nf_tables): \n"
+            "line 3: RULE_APPEND failed (Invalid argument): rule in chain A\n",
+            ("nat", "A", "-j ONE"),
+        ),
+        ("Error occurred at line: 8", ("filter", "C", "-j THREE")),
+        ("iptables-nft-restore: line 3 failed: No chain", ("nat", "A", "-j ONE")),
+        ("iptables-restore: line 6 failed\n", None),
+        ("line 5: CHAIN_DEL failed (Device or resource busy): chain B", None),
+        ("Error occurred at line: 99", None),
+        ("Error occurred at line: 0", None),
+        ("Another app is currently holding the xtables lock", None),
+        ("host/network `line 3' not found", None),
+    ],
+)
+def test_the_line_that_iptables_names_is_traced_to_its_rule(
+    message: str, found: tuple[str, str, str] | None
+) -> None:
+    assert bad_rule(INPUT, message) == found
+
+
+@pytest.mark.parametrize(
+    ("rule", "to"),
+    [
+        ("-d 10.0.0.1/32 -j KUBE-VIP-A", "KUBE-VIP-A"),
+        ("-g X", "X"),
+        ("-j LOG --log-prefix \"to -j X \"", "LOG"),
+        ('-m comment --comment "a \\" -j X" -j Y', "Y"),
+        ("-m comment --comment -j -j Y", "Y"),
+        ("-p tcp", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_the_target_of_a_rule_is_told_from_words_in_its_texts(rule: str, to: str | None) -> None:
+    assert target(rule) == to
+
+
+def test_thirty_thousand_rules_are_read_into_as_many() -> None:
+    rules = [
+        f"-d 10.0.{n >> 8}.{n & 255}/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.1.1.1"
+        for n in range(30_000)
+    ]
+    lines = [f"-A KUBE-VIP-{n // 10} {rule}" for n, rule in enumerate(rules)]
+    read = parse_saves("\n".join(["*nat", *lines, "COMMIT", "*filter", "COMMIT"]))
+    assert read.keys() == {"nat", "filter"}
+    assert [rule for chain in read["nat"].chains.values() for rule in chain] == rules
+    assert len(read["nat"].chains) == 3000

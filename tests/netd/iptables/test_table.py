@@ -1,14 +1,16 @@
 """The tables through iptables' programs: the right variant, one commit, honest failures."""
 
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
 from netd.errors import FirewallError
 from netd.iptables.diff import Change
+from netd.iptables.errors import BadRule, LockBusy
 from netd.iptables.flannel import forward, masquerade
-from netd.iptables.table import Generation, Tables, detect_variant
-from tests.fakes.iptables import FakeIptables
+from netd.iptables.table import Iptables, Tables, detect_variant, remove_all
+from tests.fakes.iptables import FakeGeneration, FakeIptables
 
 NETWORK, SUBNET = IPv4Network("10.1.0.0/16"), IPv4Network("10.1.33.0/24")
 WISHES = [forward(NETWORK), masquerade(NETWORK, SUBNET)]
@@ -63,7 +65,7 @@ async def test_chains_that_flanneld_left_are_taken_over_without_a_change(
 ) -> None:
     for wish in WISHES:
         table = fake.table(wish.table)
-        table.chains[wish.chains[0].name] = list(wish.chains[0].rules)
+        table.chains |= {name: list(rules) for name, rules in wish.chains.items()}
         table.chains[wish.jumps[0].parent].append(wish.jumps[0].rule)
     assert await tables.ensure(WISHES) == ()
     assert fake.restored == []
@@ -75,7 +77,7 @@ async def test_a_changed_subnet_rewrites_its_chain_and_keeps_the_jump(
     await tables.ensure(WISHES)
     moved = masquerade(NETWORK, IPv4Network("10.1.44.0/24"))
     assert await tables.ensure([forward(NETWORK), moved]) == ("chain FLANNEL-POSTRTG altered",)
-    assert fake.table("nat").chains["FLANNEL-POSTRTG"] == list(moved.chains[0].rules)
+    assert fake.table("nat").chains["FLANNEL-POSTRTG"] == list(moved.chains["FLANNEL-POSTRTG"])
 
 
 async def test_what_was_written_can_be_taken_away_and_foreign_rules_stay(
@@ -155,7 +157,7 @@ async def test_a_rule_that_vanishes_between_look_and_write_fails_whole_and_is_re
 
 async def test_a_failed_read_is_told_and_writes_nothing(fake: FakeIptables, tables: Tables) -> None:
     fake.fail("iptables-nft-save", "Fatal: can't open", code=1)
-    with pytest.raises(FirewallError, match=r"reading table filter.*can't open"):
+    with pytest.raises(FirewallError, match=r"reading tables filter.*can't open"):
         await tables.ensure(WISHES)
     assert fake.restored == []
     assert tables.restore_failures == 0
@@ -166,7 +168,8 @@ async def test_a_change_that_is_not_wellformed_changes_nothing(
 ) -> None:
     before = snapshot(fake)
     with pytest.raises(FirewallError):
-        await tables.restore(Change("*filter\n-A FORWARD -j NOWHERE\nCOMMIT\n", ("x",)))
+        text = "*filter\n-A FORWARD -j NOWHERE\nCOMMIT\n"
+        await tables.restore([Change("filter", text, ("x",), {})])
     assert snapshot(fake) == before
 
 
@@ -212,10 +215,70 @@ async def test_without_iptables_the_error_says_what_to_install_or_switch_off() -
         assert word in str(caught.value)
 
 
-def test_a_generation_that_was_closed_can_be_closed_again_and_opened_anew() -> None:
-    generation = Generation("nft")
-    generation.read(("nat",))
-    generation.close()
-    generation.close()
-    generation.read(("nat",))
-    generation.close()
+async def test_several_tables_of_nft_are_read_by_one_command(
+    fake: FakeIptables, tables: Tables
+) -> None:
+    fake.table("filter").chains["FORWARD"].append("-j DROP")
+    read = await tables.save(["nat", "filter"])
+    assert fake.calls == [("iptables-nft-save",)]
+    assert read["filter"].chains["FORWARD"] == ("-j DROP",)
+    assert read["nat"].chains == {}
+    await Tables(fake, "legacy").save(["nat", "filter"])
+    assert fake.calls[1:] == [("iptables-legacy-save", "-t", "nat"),
+                              ("iptables-legacy-save", "-t", "filter")]  # fmt: skip
+
+
+async def test_a_busy_lock_is_told_from_a_bad_rule(fake: FakeIptables, tables: Tables) -> None:
+    change = Change("nat", "*nat\n-A OUTPUT -d 300.1.1.1 -j ACCEPT\nCOMMIT\n", ("x",), {})
+    fake.fail("iptables-nft-restore", "Another app is currently holding the xtables lock.")
+    with pytest.raises(LockBusy, match=r"/run/xtables\.lock"):
+        await tables.restore([change])
+    fake.refused = {"300.1.1.1"}
+    with pytest.raises(BadRule, match=r"300\.1\.1\.1.*OUTPUT in nat.*bad value") as caught:
+        await tables.restore([change])
+    error = caught.value
+    assert (error.table, error.chain, error.rule) == ("nat", "OUTPUT", "-d 300.1.1.1 -j ACCEPT")
+    assert tables.restore_failures == 2
+
+
+async def test_all_chains_with_our_prefixes_can_be_removed(
+    fake: FakeIptables, tables: Tables
+) -> None:
+    before = snapshot(fake)
+    for name in ("nat", "filter"):
+        fake.table(name).chains |= {"KUBE-VIP-A": ["-j KUBE-NP-B"], "KUBE-NP-B": []}
+        fake.table(name).chains["OUTPUT"].append("-j KUBE-VIP-A")
+    removed = await remove_all(tables, ("nat", "filter"), ("KUBE-VIP-", "KUBE-NP-"))
+    assert removed == ("chain KUBE-NP-B removed", "chain KUBE-VIP-A removed") * 2
+    assert snapshot(fake) == before
+    assert await remove_all(tables, ("nat", "filter"), ("KUBE-VIP-", "KUBE-NP-")) == ()
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+async def test_all_owners_share_one_variant_and_one_watch(tmp_path: Path, variant: str) -> None:
+    fake = FakeIptables(variant=variant)
+    shared = Iptables(
+        fake, "auto", resync=5,
+        source=lambda chosen: FakeGeneration(fake, chosen), lock_file=tmp_path / "lock",
+    )  # fmt: skip
+    first = await shared.open()
+    looked = len(fake.calls)
+    assert await shared.open() is first is shared.tables
+    assert first.variant == variant
+    assert len(fake.calls) == looked
+    assert (shared.watch.timer is None) == (variant == "nft")
+    await first.ensure(WISHES)
+    assert shared.watch.poll() == 0
+    shared.close()
+
+
+async def test_without_a_lock_file_the_legacy_tables_are_looked_at_by_the_timer(
+    fake: FakeIptables, tmp_path: Path
+) -> None:
+    shared = Iptables(
+        fake, "legacy", resync=5,
+        source=lambda chosen: FakeGeneration(fake, chosen), lock_file=tmp_path / "no" / "lock",
+    )  # fmt: skip
+    await shared.open()
+    assert shared.watch.timer == 5
+    shared.close()
