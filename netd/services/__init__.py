@@ -1,0 +1,1 @@
+"""Services: from watched objects to chains that balance in the kernel."""
