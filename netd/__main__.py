@@ -6,19 +6,22 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from hostkit import logs
 from hostkit.config import ConfigError, Settings, nearest, usage
 from hostkit.errors import HostkitError
-from netd.config import OPTIONS, load_settings
-from netd.control import NotRunningError, ask_status
+from netd.config import OPTIONS, Halves, halves_to_clean, halves_to_run, load_settings
+from netd.control import NotRunningError, ask_explain, ask_status
 
 COMMANDS = {
-    "run": "keep this host in the overlay (what flanneld does; the default)",
-    "status": "what the running netd says: lease, etcd, peers, repairs, problems",
+    "run": "keep this host in the overlay and balance services; the default",
+    "status": "what the running netd says: lease, peers, services, repairs, problems",
+    "explain": "the path of a packet to SERVICE or IP:PORT, chain by chain",
     "cleanup": "remove link, routes, chains, bridge, files and lease of a stopped netd",
     "version": "print the version",
     "help": "print this",
@@ -55,13 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(settings: Settings) -> str:
-    words = settings.arguments
-    command = words[0] if words else "run"
+    command, *rest = settings.arguments or ("run",)
     if command not in COMMANDS:
         raise ConfigError(f"unknown command {command}{nearest(command, list(COMMANDS))}")
-    if len(words) > 1:
-        raise ConfigError(f"{command} takes no argument: {' '.join(words[1:])}")
-    return command
+    most = 1 if command == "explain" else 0
+    if len(rest) > most:
+        takes = "one target" if most else "no argument"
+        raise ConfigError(f"{command} takes {takes}: {' '.join(rest)}")
+    if not (settings["cleanup"] or settings["cleanup-iptables"]):
+        return command
+    if command not in {"run", "cleanup"}:
+        raise ConfigError(f"--cleanup does not go with {command}")
+    return "cleanup"
 
 
 def _dispatch(command: str, settings: Settings) -> int:
@@ -74,7 +82,12 @@ def _dispatch(command: str, settings: Settings) -> int:
     if settings["print-config"]:
         return _print_config(settings)
     if command == "status":
-        return asyncio.run(_status(settings))
+        return asyncio.run(_ask(settings, ask_status, _show_status))
+    if command == "explain":
+        target = _target(settings)
+        return asyncio.run(
+            _ask(settings, lambda path: ask_explain(path, target), _show_explanation)
+        )
     if os.geteuid() != 0:
         _say(f"netd: {command} needs root: it programs links, routes and iptables")
         return EXIT_FAILED
@@ -90,7 +103,8 @@ def _help() -> str:
         "Settings come from, weak to strong: defaults, the file, the environment (FLANNELD_NAME,\n"
         "then NETD_NAME), flags. A flag is written -name or --name.\n\n"
         f"{usage(OPTIONS)}\n\n"
-        "exit status: 0 done, 1 failed, 2 wrong usage or setting, 3 netd is not running,\n"
+        "exit status: 0 done, 1 failed, or nothing would answer (explain),\n"
+        "             2 wrong usage or setting, 3 netd is not running,\n"
         "             4 netd runs but is not ready (status)"
     )
 
@@ -113,19 +127,29 @@ def _run(settings: Settings) -> int:
     from hostkit.command import SubprocessRunner  # noqa: PLC0415
     from netd.app import NetdApp  # noqa: PLC0415
 
-    lock = _lock(settings)
-    alone = _alone() if lock is not None else None
-    if lock is None or alone is None:
-        return EXIT_FAILED
+    with ExitStack() as held:
+        if not _hold(settings, halves_to_run(settings), held):
+            return EXIT_FAILED
 
-    async def serve() -> int:
-        return await NetdApp(settings, SubprocessRunner()).run()
+        async def serve() -> int:
+            return await NetdApp(settings, SubprocessRunner()).run()
 
-    try:
         return asyncio.run(serve())
-    finally:
-        alone.close()
-        os.close(lock)
+
+
+def _hold(settings: Settings, halves: Halves, held: ExitStack) -> bool:
+    """Keep a second netd out of the run directory and of *halves*, until *held* is closed."""
+    lock = _lock(settings)
+    if lock is None:
+        return False
+    held.callback(os.close, lock)
+    for name, wanted in (("overlay", halves.overlay), ("services", halves.services)):
+        if wanted:
+            alone = _alone(name)
+            if alone is None:
+                return False
+            held.callback(alone.close)
+    return True
 
 
 def _lock(settings: Settings) -> int | None:
@@ -137,20 +161,27 @@ def _lock(settings: Settings) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        _say(f"netd: another netd holds {folder}: stop it first")
+        _say(
+            f"netd: another netd holds {folder}: stop it first, or use another --run-dir for a "
+            "netd of the other half"
+        )
         return None
     return descriptor
 
 
-def _alone() -> socket.socket | None:
-    """Hold this network namespace, whatever the run directory: abstract sockets are per
-    network namespace and vanish with their process, unix(7)."""
+def _alone(half: str) -> socket.socket | None:
+    """Hold one half of this network namespace, whatever the run directory: abstract sockets are
+    per network namespace and vanish with their process, unix(7)."""
     held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        held.bind("\0barenode-netd-overlay")
+        held.bind(f"\0barenode-netd-{half}")
     except OSError:
         held.close()
-        _say("netd: another netd keeps the overlay of this network namespace: stop it first")
+        keeps = "keeps the overlay" if half == "overlay" else "balances the services"
+        _say(
+            f"netd: another netd {keeps} of this network namespace: stop it first, or use "
+            f"--{half}=off"
+        )
         return None
     return held
 
@@ -159,13 +190,10 @@ def _cleanup(settings: Settings) -> int:
     from hostkit.command import SubprocessRunner  # noqa: PLC0415
     from netd.cleanup import Cleanup  # noqa: PLC0415
 
-    lock = _lock(settings)
-    if lock is None:
-        return EXIT_FAILED
-    try:
+    with ExitStack() as held:
+        if not _hold(settings, halves_to_clean(settings), held):
+            return EXIT_FAILED
         steps = asyncio.run(Cleanup(settings, SubprocessRunner()).run())
-    finally:
-        os.close(lock)
     (Path(settings["run-dir"]) / "netd.lock").unlink(missing_ok=True)
     if settings["json"]:
         _print(json.dumps([{"what": s.what, "result": s.result, "ok": s.ok} for s in steps]))
@@ -175,17 +203,25 @@ def _cleanup(settings: Settings) -> int:
     return EXIT_OK if all(step.ok for step in steps) else EXIT_FAILED
 
 
-async def _status(settings: Settings) -> int:
-    path = Path(settings["run-dir"]) / "netd.sock"
+async def _ask(
+    settings: Settings,
+    ask: Callable[[Path], Awaitable[dict[str, Any]]],
+    show: Callable[[dict[str, Any], bool], int],
+) -> int:
+    """Ask the running netd and show what it says; the exit status."""
     try:
-        document = await ask_status(path)
+        document = await ask(Path(settings["run-dir"]) / "netd.sock")
     except NotRunningError as error:
         if settings["json"]:
             _print(json.dumps({"running": False, "error": str(error)}))
         else:
             _say(f"netd: {error}; what it programmed stays in place")
         return EXIT_NOT_RUNNING
-    if settings["json"]:
+    return show(document, settings["json"])
+
+
+def _show_status(document: dict[str, Any], as_json: bool) -> int:
+    if as_json:
         _print(json.dumps({"running": True, **document}, indent=2))
     else:
         from rich.console import Console  # noqa: PLC0415
@@ -194,6 +230,27 @@ async def _status(settings: Settings) -> int:
 
         show(document, Console(highlight=False))
     return EXIT_OK if document["ready"] else EXIT_NOT_READY
+
+
+def _target(settings: Settings) -> str:
+    if len(settings.arguments) > 1:
+        return settings.arguments[1]
+    from netd.services.explain import HOW  # noqa: PLC0415 - only to say how
+
+    raise ConfigError(f"explain what? {HOW}")
+
+
+def _show_explanation(document: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        _print(json.dumps(document, indent=2))
+    else:
+        from rich.console import Console  # noqa: PLC0415
+
+        from netd.explainview import show  # noqa: PLC0415
+
+        show(document, Console(highlight=False))
+    answered = any(one["endpoints"] for one in document["answers"])
+    return EXIT_OK if document["found"] and answered else EXIT_FAILED
 
 
 def _say(text: str) -> None:

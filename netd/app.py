@@ -1,380 +1,146 @@
-"""Wiring: which part of netd hears what from which.
+"""The daemon around its two halves: views, problems, metrics, and this host's iptables.
 
-    etcd --feed--> roster --peering--> overlay (link, neighbours, FDB, routes)
-                     |                    |
-                     +--> holder          +--> MTU --+
-                            |                        v
-                            +--> subnet ---> host side (docker0, files, sysctls), firewall
+    overlay half --network--> services half
+         |                        |
+         +--> problems, metrics <-+
+         +----> iptables <--------+
 
-Nothing is touched before both the configuration and the records have been listed, or, when etcd
-stays silent for ``CACHE_AFTER`` seconds, the saved state has been put in their place.
+Each half is imported and made only where it is switched on.
 """
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from importlib.metadata import version
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 from hostkit.command import Runner
 from hostkit.config import Settings
-from hostkit.etcd.errors import EtcdError
-from hostkit.etcd.gateway import EtcdClient
 from hostkit.metrics import Metrics
 from hostkit.problems import Problems
-from hostkit.reconcile import Backoff, Reconciler
 from hostkit.service import Heartbeat, Service
-from netd.bridge.options import Facts
-from netd.config import etcd_config
-from netd.errors import LeaseError
-from netd.feed import Feed, read_seed
-from netd.firewall import Firewall
-from netd.hostside import HostSide, paths_from
-from netd.identity import expected_vni, identify, saved_config
-from netd.leases.holder import Held, LeaseHolder
-from netd.leases.model import LEASE_TTL, Lease, NetworkConfig, describe
-from netd.leases.peers import Entry, Judge, Roster
-from netd.leases.store import LeaseStore
-from netd.overlay.links import read_vtep_mac
-from netd.overlay.manager import Overlay
-from netd.overlay.model import HostGwOptions, LocalNode, VxlanOptions, device_name
-from netd.peering import Peering
-from netd.state import SavedRecord, State, StateSaver, load_state
-from netd.status import Figures, collect
-from netd.underlay import Underlay, Wish, ask_network, find
+from netd.config import halves_to_run
+from netd.halves import Half, Services
+from netd.iptables.table import Iptables
+from netd.proxyflags import listeners, notes
+from netd.status import OVERLAY_SECTIONS, REPAIRS, Repairs, show_problems
 
 log = logging.getLogger(__name__)
 
-CACHE_AFTER = 3.0
-"""Seconds that etcd is given at the start before the saved state is used."""
-
 
 class NetdApp:
-    """One netd process."""
+    """One netd process; raises ConfigError for settings that cannot be used."""
 
     def __init__(self, settings: Settings, runner: Runner) -> None:
         self.settings = settings
-        self.started = time.time()
-        self.version = version("barenode")
+        self.halves = halves_to_run(settings)
+        self._runner = runner
+        self._started = time.time()
+        self._version = version("barenode")
         self.problems = Problems()
-        metrics = Metrics("netd")
-        self.client = EtcdClient(etcd_config(settings))
-        self.store = LeaseStore(self.client, settings["etcd-prefix"], LEASE_TTL)
-        self.roster = Roster()
-        self.feed = Feed(self.client, self.store, self.roster, self.problems, self)
-        self.figures = Figures(metrics, self)
-        self.overlay = Overlay(on_repair=self.figures.repaired, on_mtu=self._mtu_known)
-        self.peering = Peering(self.roster, self.overlay, self.problems, self._judge)
-        self.firewall = Firewall(
-            runner,
-            self.problems,
-            variant=settings["iptables-variant"],
-            ip_masq=settings["ip-masq"],
-            forward_rules=settings["iptables-forward-rules"],
-            resync=settings["iptables-resync"],
-            repaired=self.figures.repaired,
+        self.metrics = Metrics("netd")
+        self.repairs = Repairs(self.metrics)
+        show_problems(self.metrics, self.problems)
+        self.iptables = Iptables(
+            runner, settings["iptables-variant"], resync=settings["iptables-resync"]
         )
-        self.host = HostSide(
-            runner, self.problems, paths_from(settings), repaired=self.figures.repaired
-        )
-        self.lease_loop = Reconciler(
-            "lease", self._converge_lease, sources=("config", "records"), resync=60.0,
-            tolerate=(EtcdError, LeaseError), backoff=Backoff(first=0.2, most=5.0),
-        )  # fmt: skip
-        self.config: NetworkConfig | None = None
-        self._config_raw = ""
-        self.underlay: Underlay | None = None
-        self.holder: LeaseHolder | None = None
-        self.from_cache = False
-        self._state = State()
-        self._saver = StateSaver(
-            Path(settings["state-dir"]) / "state.json", self.problems, self._to_save
-        )
+        self.services = self._make_services() if self.halves.services else None
+        self.overlay = self._make_overlay() if self.halves.overlay else None
         self._beat = Heartbeat("the main loop", 20.0)
-        self.service = self._make_service(metrics)
+        self.service = self._make_service()
 
-    def _make_service(self, metrics: Metrics) -> Service:
-        port = self.settings["healthz-port"]
+    def _make_overlay(self) -> Half:
+        from netd.overlayhalf import OverlayHalf  # noqa: PLC0415 - only where it is on
+
+        self.repairs.expect(*REPAIRS)
+        return OverlayHalf(
+            self.settings,
+            self._runner,
+            self.problems,
+            self.metrics,
+            iptables=self.iptables,
+            repaired=self.repairs.count,
+            network_known=self._network_known,
+        )
+
+    def _make_services(self) -> Services:
+        from netd.services.half import ServicesHalf  # noqa: PLC0415 - only where it is on
+
+        return ServicesHalf(
+            self.settings,
+            self._runner,
+            self.problems,
+            self.metrics,
+            iptables=self.iptables,
+            repaired=self.repairs.count,
+        )
+
+    def _network_known(self, network: IPv4Network) -> None:
+        if self.services is not None:
+            self.services.network_known(network)
+
+    def _make_service(self) -> Service:
         service = Service(
             "netd",
             problems=self.problems,
-            metrics=metrics,
-            status=lambda: collect(self),
+            metrics=self.metrics,
+            status=self.status,
             socket_path=Path(self.settings["run-dir"]) / "netd.sock",
-            listen=(self.settings["healthz-ip"], port) if port else None,
+            listen=listeners(self.settings),
         )
+        service.add_view("/explain", self._explain)
         service.add_live_check("loop", self._beat)
-        service.add_ready_check("network", self._missing)
+        if self.overlay is not None:
+            service.add_ready_check("network", self.overlay.missing)
+        if self.services is not None:
+            service.add_ready_check("services", self.services.missing)
         return service
 
     async def run(self) -> int:
         """Run until a signal; returns the exit status."""
+        for note in notes(self.settings):
+            log.info("%s", note)
+        halves: dict[str, Half] = {}
+        if self.overlay is not None:
+            halves["overlay"] = self.overlay
+        if self.services is not None:
+            halves["services"] = self.services
         try:
-            return await self.service.run({"netd": self._main()})
+            workers = {name: half.run() for name, half in halves.items()}
+            workers |= {"rule watch": self.iptables.watch.run(), "main loop": self._tick()}
+            return await self.service.run(workers)
         finally:
-            self._saver.flush()
-            if self.holder is not None:
-                await self.holder.close()
-            self.firewall.close()
-            self.host.close()
-            await self.overlay.stop()
-            await self.client.close()
+            for half in halves.values():
+                await half.close()
+            self.iptables.close()
 
-    def _missing(self) -> str | None:
-        """What has not been done yet on the way to a working network."""
-        steps = (
-            (self.underlay is not None, "no interface for the overlay yet"),
-            (self.config is not None, "no network configuration yet"),
-            (self.holder is not None and self.holder.subnet is not None, "no subnet leased yet"),
-            (self.overlay.settled, "overlay not programmed yet"),
-            (self.host.is_done, "bridge and files not written yet"),
-            (self.firewall.is_done, "iptables chains not written yet"),
-        )
-        return next((text for done, text in steps if not done), None)
+    def status(self) -> dict[str, Any]:
+        """The status document; times are Unix seconds, absent things null."""
+        overlay, services = self.overlay, self.services
+        return {
+            "version": self._version,
+            "pid": os.getpid(),
+            "started": self._started,
+            "halves": {"overlay": self.halves.overlay, "services": self.halves.services},
+            **(dict.fromkeys(OVERLAY_SECTIONS) if overlay is None else overlay.status()),
+            "services": None if services is None else services.status(),
+            "repairs": dict(sorted(self.repairs.counts.items())),
+        }
 
-    async def _main(self) -> None:
-        self._state = await asyncio.to_thread(load_state, self._saver.path)
-        await self.overlay.start()
-        self.underlay = await self._find_underlay()
-        self.holder = await self._make_holder(self.underlay)
-        seed = await asyncio.to_thread(read_seed, self.settings["net-config-path"], self.problems)
-        async with asyncio.TaskGroup() as group:
-            for work in (
-                self.feed.follow_config(seed),
-                self.feed.follow_records(),
-                self._fall_back(),
-                self.lease_loop.run(),
-                self.overlay.run(),
-                self.host.run(),
-                self.firewall.run(),
-                self._saver.run(),
-                self._tick(),
-            ):
-                group.create_task(work)
-
-    async def _find_underlay(self) -> Underlay:
-        settings = self.settings
-        wish = Wish(
-            settings["iface"],
-            settings["iface-regex"],
-            settings["iface-can-reach"],
-            settings["public-ip"],
-        )
-
-        def missing(why: str | None) -> None:
-            self._beat.beat()
-            self.problems.update("interface", why, blocking=True)
-
-        return await find(wish, missing)
-
-    async def _make_holder(self, underlay: Underlay) -> LeaseHolder:
-        vni = expected_vni(self._state)
-        mac = None
-        if vni:
-            mac = await read_vtep_mac(vni)
-            self.overlay.retire(device_name(vni))
-        subnet_file = Path(self.settings["subnet-file"])
-        who = await asyncio.to_thread(identify, self._state, mac, subnet_file)
-        if who.vtep_mac != self._state.vtep_mac:
-            # Before anybody is told: a host that loses its MAC is a stranger to its own record.
-            self._state.vtep_mac = who.vtep_mac
-            await self._saver.save(self._state)
-        holder = LeaseHolder(
-            self.store,
-            self.roster,
-            self.problems,
-            public_ip=underlay.public_ip,
-            vtep_mac=who.vtep_mac,
-            mac_is_new=who.mac_is_new,
-            known_macs=who.known_macs,
-            remembered=who.remembered,
-            changed=self._subnet_changed,
-            trigger=self.lease_loop.trigger,
-            allow_renumber=self.settings["allow-renumber"],
-            find_owner=lambda address: ask_network(underlay.interface.name, address),
-            on_link=underlay.interface.reaches,
-        )
-        if who.remembered is not None and await self.host.in_use(who.remembered):
-            # Containers live on it: from here on it is defended, not chosen.
-            holder.subnet = who.remembered
-        return holder
-
-    # --- what the feed tells ---
-
-    def config_changed(self, config: NetworkConfig, raw: str) -> None:
-        """etcd has a well-formed configuration."""
-        subnet = self.holder.subnet if self.holder is not None else None
-        refused = (
-            subnet is not None and not config.admits(subnet) and not self.settings["allow-renumber"]
-        )
-        if refused:
-            self.problems.set(
-                "config",
-                f"the new network configuration ({config.network}, /{config.subnet_len}) does "
-                f"not admit this host's subnet {subnet}; the last good one stays in force. Stop "
-                "the containers and restart netd with --allow-renumber",
-                blocking=True,
-            )
-            return
-        self._use_config(config, raw)
-
-    def _use_config(self, config: NetworkConfig, raw: str) -> None:
-        if config == self.config:
-            return
-        self.config, self._config_raw = config, raw
-        backend = config.backend
-        log.info("network %s, /%d a host, %s", config.network, config.subnet_len, describe(backend))
-        self._enter_local()
-        self.peering.refresh()
-        self.lease_loop.trigger()
-        self._saver.changed()
-
-    def config_listed(self) -> None:
-        """The configuration was looked up."""
-        if self.config is not None:
-            self.lease_loop.listed("config")
-
-    def roster_replaced(self) -> None:
-        """All records are known."""
-        self.peering.listed = True
-        self.peering.refresh()
-        self.lease_loop.listed("records")
-        self.lease_loop.trigger()
-        self._saver.changed()
-
-    def records_changed(self, changed: Iterable[tuple[Entry | None, Entry | None]]) -> None:
-        """Some records changed."""
-        changes = list(changed)
-        self.peering.apply(changes)
-        if any(self._concerns_us(entry) for pair in changes for entry in pair):
-            self.lease_loop.trigger()
-        self._saver.changed()
-
-    def _concerns_us(self, entry: Entry | None) -> bool:
-        holder = self.holder
-        if entry is None or holder is None:
-            return False
-        if holder.subnet is None or entry.subnet == holder.subnet:
-            return True
-        return isinstance(entry, Lease) and entry.public_ip == holder.public_ip
-
-    def _judge(self) -> Judge | None:
-        if self.config is None or self.holder is None:
-            return None
-        return Judge(self.config, self.holder.public_ip, self.holder.subnet)
-
-    # --- this host ---
-
-    async def _converge_lease(self) -> None:
-        holder = self.holder
-        if holder is None or self.config is None:
-            return
-        holder.config = self.config
-        try:
-            await holder.converge()
-        except EtcdError as error:
-            self.problems.set("lease-write", f"etcd does not do it: {error}")
-            raise
-        finally:
-            if self.underlay is not None:
-                # The MAC may have been taken over from the record.
-                self._enter_local()
-        self.problems.clear("lease-write")
-        self.from_cache = False
-        self._saver.changed()
-
-    def _subnet_changed(self, _held: Held) -> None:
-        """A subnet came into force."""
-        self._enter_local()
-        self.peering.refresh()
-        self._saver.changed()
-
-    def _enter_local(self) -> None:
-        """Tell overlay, firewall and host side what is in force."""
-        holder, config, underlay = self.holder, self.config, self.underlay
-        if holder is None or holder.subnet is None or config is None or underlay is None:
-            return
-        self.firewall.set_subnet(config.network, holder.subnet)
-        interface = underlay.interface
-        behind_nat = interface.addresses and not interface.holds(holder.public_ip)
-        direct = isinstance(config.backend, HostGwOptions)
-        self.problems.update(
-            "host-gw",
-            f"PublicIP {holder.public_ip} is not an address of {interface.name}, so no other host "
-            "can route to this one: use --public-ip with an address of the interface"
-            if direct and behind_nat
-            else None,
-            blocking=True,
-        )
-        self.overlay.set_local(
-            LocalNode(
-                network=config.network,
-                subnet=holder.subnet,
-                public_ip=holder.public_ip,
-                interface=interface.name,
-                backend=config.backend,
-                vtep_mac=holder.vtep_mac if isinstance(config.backend, VxlanOptions) else "",
-                local_ip=interface.addresses[0].ip if behind_nat else None,
-            )
-        )
-        self._mtu_known(self.overlay.mtu)
-
-    def _mtu_known(self, mtu: int) -> None:
-        holder, config = self.holder, self.config
-        if mtu and holder is not None and holder.subnet is not None and config is not None:
-            masq = self.settings["ip-masq"]
-            self.host.set_facts(Facts(config.network, holder.subnet, mtu, masq))
-
-    async def _fall_back(self) -> None:
-        """Use what was saved of that which etcd has not told in time."""
-        await asyncio.sleep(CACHE_AFTER)
-        holder, state = self.holder, self._state
-        config, subnet = saved_config(state), state.remembered
-        if holder is None or not self.lease_loop.waiting_for or config is None:
-            return
-        if subnet is None or not config.admits(subnet):
-            return
-        saved_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state.saved_at))
-        if not self.peering.listed:
-            self.from_cache = True
-            log.warning(
-                "etcd has not answered for %g s: coming up with subnet %s and %d lease records, "
-                "saved at %s", CACHE_AFTER, subnet, len(state.records), saved_at,
-            )  # fmt: skip
-            self.roster.replace(state.to_records(), 0)
-            self.peering.listed = True
-        if self.config is None:
-            log.warning("using the network configuration saved at %s", saved_at)
-            self._use_config(config, state.config)
-            self.lease_loop.listed("config")
-        if holder.subnet is None:
-            holder.use_cached(subnet)
-        self.peering.refresh()
-
-    # --- housekeeping ---
-
-    def _to_save(self) -> State | None:
-        """What a reboot without etcd needs, once there is something that etcd confirmed."""
-        holder = self.holder
-        if holder is None or holder.subnet is None or self.from_cache or self.config is None:
-            return None
-        return State(
-            vtep_mac=holder.vtep_mac,
-            subnet=str(holder.subnet),
-            public_ip=str(holder.public_ip),
-            config=self._config_raw,
-            saved_at=time.time(),
-            records=[SavedRecord.of(lease) for lease in self.roster.leases()],
-        )
+    def _explain(self, query: Mapping[str, str]) -> dict[str, Any]:
+        target = query.get("target", "")
+        if not target:
+            raise ValueError("explain needs a target: a service or an address with port")
+        if self.services is None:
+            wrong = "this netd balances no services: start it with --master or --kubeconfig"
+            return {"target": target, "found": False, "answers": [], "wrong": [wrong]}
+        return self.services.explain(target)
 
     async def _tick(self) -> None:
         while True:
             self._beat.beat()
-            blocking = self.overlay.blocking
-            self.problems.update("overlay-device", "; ".join(blocking), blocking=True)
-            others = (text for text in self.overlay.problems if text not in blocking)
-            self.problems.replace_group(
-                "overlay/", ((text.partition(":")[0], text) for text in others)
-            )
             await asyncio.sleep(0.5)

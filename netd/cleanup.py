@@ -1,5 +1,7 @@
 """``netd cleanup``: take away everything that netd ever put on this host, and nothing else.
 
+A half that is switched off is left alone: another netd, or another program, may keep it.
+
 Each step stands alone: one that fails is named, the others are done all the same.
 """
 
@@ -17,16 +19,17 @@ from hostkit.etcd.gateway import EtcdClient
 from hostkit.files import remove
 from netd.bridge.apply import remove as remove_bridge
 from netd.bridge.options import Facts
-from netd.config import etcd_config
+from netd.config import etcd_config, halves_to_clean
 from netd.identity import expected_vni, last_subnet, saved_config
 from netd.iptables.flannel import forward, masquerade
-from netd.iptables.table import VARIANTS, Tables
+from netd.iptables.table import VARIANTS, Tables, remove_all
 from netd.leases.model import LEASE_TTL, Lease
 from netd.leases.peers import interpret
 from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
 from netd.overlay.model import device_name
+from netd.services.names import PREFIXES
 from netd.state import State, load_state
 
 log = logging.getLogger(__name__)
@@ -42,11 +45,13 @@ class Step:
 
 
 class Cleanup:
-    """Takes netd's traces away, guided by the saved state and the files it left."""
+    """Takes netd's traces away, guided by the saved state and the files it left; raises
+    ConfigError when both halves are switched off."""
 
     def __init__(self, settings: Settings, runner: Runner) -> None:
         self._settings = settings
         self._runner = runner
+        self._halves = halves_to_clean(settings)
         self._state_path = Path(settings["state-dir"]) / "state.json"
         self._state: State = load_state(self._state_path)
         self._subnet = last_subnet(self._state, Path(settings["subnet-file"]))
@@ -56,13 +61,16 @@ class Cleanup:
 
     async def run(self) -> list[Step]:
         """Do every step."""
-        steps: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        overlay: list[tuple[str, Callable[[], Awaitable[str]]]] = [
             ("lease", self._lease),
             ("overlay", self._overlay),
             ("iptables", self._iptables),
             (self._settings["bridge"], self._bridge),
             ("files", self._files),
         ]
+        steps = overlay if self._halves.overlay else []
+        if self._halves.services:
+            steps = [("services", self._services), *steps]
         done: list[Step] = []
         for what, work in steps:
             try:
@@ -109,14 +117,18 @@ class Cleanup:
     async def _iptables(self) -> str:
         changed: list[str] = []
         for variant in VARIANTS:
-            tables = Tables(self._runner, variant)
             wishes = [forward(None), masquerade(None, None)]
-            if variant == "legacy":
-                # Only to look at a legacy table makes the kernel create it.
-                there = _legacy_tables()
-                wishes = [wish for wish in wishes if wish.table in there]
-            changed += await tables.ensure(wishes)
+            there = _tables(variant)
+            tables = Tables(self._runner, variant)
+            changed += await tables.ensure([wish for wish in wishes if wish.table in there])
         return ", ".join(changed) or "nothing of ours"
+
+    async def _services(self) -> str:
+        gone: list[str] = []
+        for variant in VARIANTS:
+            tables = Tables(self._runner, variant)
+            gone += await remove_all(tables, sorted(_tables(variant)), PREFIXES)
+        return f"{len(gone)} chains and jumps removed" if gone else "nothing of ours"
 
     async def _bridge(self) -> str:
         name = self._settings["bridge"]
@@ -143,9 +155,13 @@ class Cleanup:
         return ", ".join(gone) + " removed" if gone else "none"
 
 
-def _legacy_tables() -> set[str]:
-    """The legacy tables that exist in this network namespace."""
+def _tables(variant: str) -> set[str]:
+    """Those of our tables that exist: only to look at a legacy table makes the kernel make it."""
+    ours = {"filter", "nat"}
+    if variant != "legacy":
+        return ours
     try:
-        return set(Path("/proc/net/ip_tables_names").read_text(encoding="ascii").split())
+        names = Path("/proc/net/ip_tables_names").read_text(encoding="ascii")
     except OSError:
         return set()
+    return ours & set(names.split())

@@ -1,7 +1,11 @@
-"""netd's settings: flannel's flags under flannel's names, and a few of our own."""
+"""netd's settings: flannel's and kube-proxy's flags under their names, and a few of our own."""
 
+import contextlib
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from hostkit.config import (
     ConfigError,
@@ -12,13 +16,17 @@ from hostkit.config import (
     comma_list,
     integer,
     load,
+    parse_flags,
     text,
 )
 from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.errors import EtcdConfigError
+from netd import proxyflags
 from netd.leases.model import is_host_address
 
 CONFIG_FILE = "/etc/netd/netd.toml"
+_ENVIRONMENT = ("FLANNELD_", "NETD_")
+_PROXY_FILE = re.compile(r"""^\s*["']?kind["']?:\s*["']?KubeProxyConfiguration\b""", re.MULTILINE)
 
 
 def _address(value: str) -> IPv4Address | None:
@@ -50,6 +58,11 @@ def _no(value: str) -> bool:
 
 OPTIONS: tuple[Option, ...] = (
     Option("config", text, CONFIG_FILE, "file with settings, TOML", "FILE"),
+    Option("overlay", choice("on", "off"), "on", "keep this host in the overlay", "on|off"),
+    Option(
+        "services", choice("on", "off", "auto"), "auto",
+        "balance services; auto does when an API server is named", "on|off|auto",
+    ),
     Option(
         "etcd-endpoints", comma_list, ("http://127.0.0.1:4001", "http://127.0.0.1:2379"),
         "etcd's client URLs, separated by commas", "URLS",
@@ -125,12 +138,67 @@ OPTIONS: tuple[Option, ...] = (
     Option("version", boolean, False, "print the version and stop", flag_only=True),
     Option("help", boolean, False, "print this and stop", flag_only=True),
     Option("h", boolean, False, "print this and stop", hidden=True, flag_only=True),
+    *proxyflags.ALL,
 )  # fmt: skip
 
 
 def load_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
     """The settings from all layers; raises ConfigError."""
-    return load(OPTIONS, argv, environ, env_prefixes=("FLANNELD_", "NETD_"))
+    _refuse_proxy_file(argv, environ)
+    return load(OPTIONS, argv, environ, env_prefixes=_ENVIRONMENT)
+
+
+def _refuse_proxy_file(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """kube-proxy's --config names a YAML file; netd's flag of that name takes another format."""
+    variables = [environ.get(f"{prefix}CONFIG", "") for prefix in _ENVIRONMENT]
+    given = [name for name in variables if name] + parse_flags(OPTIONS, argv)[0].get("config", [])
+    if not given:
+        return
+    content = ""
+    # What cannot be read at all is named when it is loaded; a pipe can be read only once.
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if Path(given[-1]).is_file():
+            content = Path(given[-1]).read_text(encoding="utf-8")
+    if _PROXY_FILE.search(content):
+        raise ConfigError(
+            f"{given[-1]}: this is kube-proxy's KubeProxyConfiguration in YAML, netd reads TOML: "
+            "write its settings under the names of kube-proxy's flags, "
+            'for example cluster-cidr = "10.1.0.0/16"'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Which halves of netd are switched on."""
+
+    overlay: bool
+    services: bool
+
+
+def halves_to_run(settings: Settings) -> Halves:
+    """What ``netd run`` keeps up; raises ConfigError when that is nothing or cannot be."""
+    has_server = bool(proxyflags.api_servers(settings) or settings["kubeconfig"])
+    if settings["services"] == "on" and not has_server:
+        raise ConfigError(
+            f"{settings.origins['services']}: services is on, but no API server is named: "
+            "use --master or --kubeconfig"
+        )
+    wanted = _halves(settings, services=settings["services"] != "off" and has_server)
+    if wanted != Halves(overlay=False, services=False):
+        return wanted
+    raise ConfigError("overlay is off and no API server is named: use --master or --kubeconfig")
+
+
+def halves_to_clean(settings: Settings) -> Halves:
+    """What ``netd cleanup`` removes: all that is not switched off; raises ConfigError."""
+    return _halves(settings, services=settings["services"] != "off")
+
+
+def _halves(settings: Settings, *, services: bool) -> Halves:
+    overlay = settings["overlay"] == "on"
+    if not overlay and settings["services"] == "off":
+        raise ConfigError("overlay and services are both off, so there is nothing to do")
+    return Halves(overlay=overlay, services=services)
 
 
 def etcd_config(settings: Settings) -> EtcdConfig:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hostkit import unixhttp
 from netd.errors import NetdError
@@ -32,6 +33,18 @@ async def ask(socket_path: Path, view: str, *, timeout: float = 5.0) -> tuple[in
 async def ask_status(socket_path: Path) -> dict[str, Any]:
     """The status document of the running netd; raises NotRunningError."""
     _, body = await ask(socket_path, "/status")
+    return _document(socket_path, body)
+
+
+async def ask_explain(socket_path: Path, target: str) -> dict[str, Any]:
+    """What the running netd does with packets to *target*; raises NotRunningError."""
+    code, body = await ask(socket_path, f"/explain?target={quote(target, safe='')}")
+    if code == 404:
+        raise NotRunningError("the running netd is older than this command: restart it")
+    return _document(socket_path, body)
+
+
+def _document(socket_path: Path, body: str) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except json.JSONDecodeError:

@@ -1,120 +1,136 @@
-"""What netd says of itself: the status document, its metrics and how a person reads them."""
+"""What netd says of itself: the overlay's part of the status document, and its metrics."""
 
-import os
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any
 
 from hostkit.logs import printable
 from hostkit.metrics import Metrics
+from hostkit.problems import Problems
 from netd.leases.model import Backend
 from netd.overlay.model import VxlanOptions
 
 if TYPE_CHECKING:
-    from netd.app import NetdApp
+    from netd.overlayhalf import OverlayHalf
 
 
 REPAIRS = (
     "link", "mtu", "address", "route", "neighbour", "fdb", "bridge", "iptables", "sysctl", "file",
 )  # fmt: skip
-"""What can be repaired."""
+"""What the overlay half can repair."""
+
+OVERLAY_SECTIONS = (
+    "lease", "etcd", "network", "peers", "skipped", "sysctls", "iptables",
+    "files_and_bridge_in_place",
+)  # fmt: skip
+"""The status document's sections that are the overlay half's."""
+
+
+class Repairs:
+    """How often something of ours was put right, by kind."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._counter = metrics.counter(
+            "repairs", "Things of ours that somebody changed and netd put right", "kind"
+        )
+        self.counts: dict[str, int] = {}
+
+    def expect(self, *kinds: str) -> None:
+        """Show *kinds* from the beginning, as zero."""
+        for kind in kinds:
+            self._counter.labels(kind)
+
+    def count(self, kind: str) -> None:
+        """One more of *kind*."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self._counter.labels(kind).inc()
+
+
+def show_problems(metrics: Metrics, problems: Problems) -> None:
+    """Make the number of *problems* a metric."""
+    gauge = metrics.gauge("problems", "Problems that stand")
+    gauge.set_function(_number(lambda: len(problems.all())))
 
 
 class Figures:
-    """netd's metrics; those that mirror a state are read when they are asked for."""
+    """The overlay's metrics; those that mirror a state are read when they are asked for."""
 
-    def __init__(self, metrics: Metrics, app: "NetdApp") -> None:
-        self._repairs = metrics.counter(
-            "repairs", "Things of ours that somebody changed and netd put right", "kind"
-        )
-        self.repair_counts: dict[str, int] = {}
-        self._app = app
+    def __init__(self, metrics: Metrics, half: "OverlayHalf") -> None:
         for name, text, read in (
-            ("peers", "Other hosts in the overlay", lambda: len(app.overlay.peer_changed)),
+            ("peers", "Other hosts in the overlay", lambda: len(half.overlay.peer_changed)),
             ("overlay_entries", "Neighbours, FDB entries and routes in the kernel",
-             lambda: app.overlay.entries),
-            ("overlay_mtu_bytes", "MTU of the overlay", lambda: app.overlay.mtu),
+             lambda: half.overlay.entries),
+            ("overlay_mtu_bytes", "MTU of the overlay", lambda: half.overlay.mtu),
             ("skipped_leases", "Lease records that are not used",
-             lambda: len(app.peering.skipped)),
-            ("etcd_connected", "1 while lease changes arrive", lambda: app.feed.connected),
-            ("from_cache", "1 while the saved state stands in for etcd", lambda: app.from_cache),
+             lambda: len(half.peering.skipped)),
+            ("etcd_connected", "1 while lease changes arrive", lambda: half.feed.connected),
+            ("from_cache", "1 while the saved state stands in for etcd", lambda: half.from_cache),
             ("lease_conflict", "1 while another host holds our subnet",
-             lambda: app.holder is not None and app.holder.conflict),
+             lambda: half.holder is not None and half.holder.conflict),
             ("lease_expiry_timestamp_seconds", "When the lease ends unless renewed, 0 for never",
-             lambda: (app.holder.expires_at if app.holder else None) or 0.0),
-            ("problems", "Problems that stand", lambda: len(app.problems.all())),
+             lambda: (half.holder.expires_at if half.holder else None) or 0.0),
         ):  # fmt: skip
             metrics.gauge(name, text).set_function(_number(read))
         for name, text, read in (
             ("lease_reacquired", "How often a lost record was created again",
-             lambda: app.holder.reacquired if app.holder else 0),
+             lambda: half.holder.reacquired if half.holder else 0),
             ("renumbered", "How often this host took another subnet",
-             lambda: app.holder.renumbered if app.holder else 0),
+             lambda: half.holder.renumbered if half.holder else 0),
             ("iptables_restore_failures", "Failed writes of iptables rules",
-             lambda: app.firewall.tables.restore_failures if app.firewall.tables else 0),
+             lambda: half.firewall.tables.restore_failures if half.firewall.tables else 0),
         ):  # fmt: skip
             metrics.reading(name, text, _number(read))
-        for kind in REPAIRS:
-            self._repairs.labels(kind)
-
-    def repaired(self, kind: str) -> None:
-        """Count one repair."""
-        self.repair_counts[kind] = self.repair_counts.get(kind, 0) + 1
-        self._repairs.labels(kind).inc()
 
 
-def _number(read: Any) -> Any:
+def _number(read: Callable[[], float]) -> Callable[[], float]:
     return lambda: float(read())
 
 
-def collect(app: "NetdApp") -> dict[str, Any]:
-    """The status document; times are Unix seconds, absent things null."""
+def overlay_sections(half: "OverlayHalf") -> dict[str, Any]:
+    """The sections of ``OVERLAY_SECTIONS``; times are Unix seconds, absent things null."""
     return {
-        "version": app.version,
-        "pid": os.getpid(),
-        "started": app.started,
-        "lease": _lease(app),
+        "lease": _lease(half),
         "etcd": {
-            "endpoint": app.client.endpoint,
-            "connected": app.feed.connected,
-            "endpoint_errors": dict(app.client.endpoint_errors),
-            "from_cache": app.from_cache,
-            "prefix": app.store.prefix,
+            "endpoint": half.client.endpoint,
+            "connected": half.feed.connected,
+            "endpoint_errors": dict(half.client.endpoint_errors),
+            "from_cache": half.from_cache,
+            "prefix": half.store.prefix,
         },
-        "network": _network(app),
-        "peers": _peers(app),
+        "network": _network(half),
+        "peers": _peers(half),
         "skipped": [
             {"key": printable(key), "reason": why}
-            for key, why in sorted(app.peering.skipped.items())
+            for key, why in sorted(half.peering.skipped.items())
         ],
-        "repairs": dict(sorted(app.figures.repair_counts.items())),
         "sysctls": [
             {"name": one.name, "wanted": one.wanted, "found": one.found, "error": one.error}
-            for one in app.host.sysctls
+            for one in half.host.sysctls
         ],
         "iptables": {
-            "variant": app.firewall.tables.variant if app.firewall.tables else None,
-            "in_place": app.firewall.is_done,
+            "variant": half.firewall.tables.variant if half.firewall.tables else None,
+            "in_place": half.firewall.is_done,
         },
-        "files_and_bridge_in_place": app.host.is_done,
+        "files_and_bridge_in_place": half.host.is_done,
     }
 
 
-def _lease(app: "NetdApp") -> dict[str, Any] | None:
-    holder = app.holder
+def _lease(half: "OverlayHalf") -> dict[str, Any] | None:
+    holder = half.holder
     if holder is None or holder.subnet is None:
         return None
     lease = holder.lease
     state = "held"
     if holder.conflict:
         state = "lost to another host"
-    elif app.from_cache or lease is None:
+    elif half.from_cache or lease is None:
         state = "not confirmed by etcd"
     now = time.time()
     return {
         "subnet": str(holder.subnet),
         "state": state,
-        "key": app.store.key(holder.subnet),
+        "key": half.store.key(holder.subnet),
         "lease_id": f"{lease.lease_id:x}" if lease else None,
         "reservation": lease is not None and lease.is_reservation,
         "acquired": holder.acquired_at,
@@ -124,8 +140,8 @@ def _lease(app: "NetdApp") -> dict[str, Any] | None:
     }
 
 
-def _network(app: "NetdApp") -> dict[str, Any]:
-    config, underlay, holder = app.config, app.underlay, app.holder
+def _network(half: "OverlayHalf") -> dict[str, Any]:
+    config, underlay, holder = half.config, half.underlay, half.holder
     return {
         "network": str(config.network) if config else None,
         "subnet_len": config.subnet_len if config else None,
@@ -133,7 +149,7 @@ def _network(app: "NetdApp") -> dict[str, Any]:
         "interface": underlay.interface.name if underlay else None,
         "public_ip": str(underlay.public_ip) if underlay else None,
         "vtep_mac": holder.vtep_mac if holder else None,
-        "mtu": app.overlay.mtu,
+        "mtu": half.overlay.mtu,
     }
 
 
@@ -148,8 +164,8 @@ def _backend(backend: Backend) -> dict[str, Any]:
     return {"type": "host-gw"}
 
 
-def _peers(app: "NetdApp") -> list[dict[str, Any]]:
-    changed = app.overlay.peer_changed
+def _peers(half: "OverlayHalf") -> list[dict[str, Any]]:
+    changed = half.overlay.peer_changed
     return [
         {
             "subnet": str(lease.subnet),
@@ -157,8 +173,8 @@ def _peers(app: "NetdApp") -> list[dict[str, Any]]:
             "vtep_mac": lease.vtep_mac or None,
             "changed": changed[lease.subnet],
         }
-        for lease in sorted(app.roster.leases(), key=lambda one: _by_address(one.subnet))
-        if lease.subnet in changed and lease.key not in app.peering.skipped
+        for lease in sorted(half.roster.leases(), key=lambda one: _by_address(one.subnet))
+        if lease.subnet in changed and lease.key not in half.peering.skipped
     ]
 
 

@@ -1,7 +1,7 @@
 """The status document as a person reads it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 PEERS_SHOWN = 100
+_IN_TABLES = ("record ", "skipped ")
+"""Problems with keys like these stand in a table of their own."""
 
 
 def age(since: float | None, now: float) -> str:
@@ -38,19 +40,22 @@ def show(document: Mapping[str, Any], console: Console, *, now: float | None = N
 def render(document: Mapping[str, Any], now: float) -> RenderableType:
     """The whole view."""
     parts: list[RenderableType] = [_facts(document, now)]
-    peers = document["peers"]
-    if peers:
-        parts += [Text(), _peers(peers, now)]
+    if document["peers"]:
+        parts += [Text(), _peers(document["peers"], now)]
     if document["skipped"]:
-        parts += [Text(), _skipped(document["skipped"])]
-    problems = [one for one in document["problems"] if not one["key"].startswith("record ")]
+        rows = [(one["key"], one["reason"]) for one in document["skipped"]]
+        parts += [Text(), _skipped("SKIPPED RECORD", rows)]
+    services = document["services"]
+    if services is not None and services["skipped"]:
+        rows = [(one["key"], one["text"]) for one in services["skipped"]]
+        parts += [Text(), _skipped("SKIPPED OR CUT", rows)]
+    problems = [one for one in document["problems"] if not one["key"].startswith(_IN_TABLES)]
     if problems:
         parts += [Text(), _problems(problems, now)]
     return Group(*parts)
 
 
 def _facts(document: Mapping[str, Any], now: float) -> Table:
-    network, lease, etcd = document["network"], document["lease"], document["etcd"]
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -58,10 +63,26 @@ def _facts(document: Mapping[str, Any], now: float) -> Table:
     state = Text("ready", "green") if ready else Text("NOT READY", "bold red")
     state.append(f", up {age(document['started'], now)}, version {document['version']}", "default")
     table.add_row("netd", state)
-    table.add_row("lease", _lease_line(lease, now))
-    link = Text("connected" if etcd["connected"] else "NOT CONNECTED")
-    link.stylize("green" if etcd["connected"] else "bold red")
-    link.append(f", {etcd['endpoint'] or 'no endpoint answered yet'}", "default")
+    services = document["services"]
+    if document["halves"]["overlay"]:
+        _overlay_rows(table, document, now)
+    else:
+        table.add_row("overlay", "off")
+    if services is not None:
+        _services_rows(table, services, now)
+    else:
+        table.add_row("services", "off")
+    variants = [part["variant"] for part in (document["iptables"], services) if part is not None]
+    table.add_row("iptables", next(filter(None, variants), "not used"))
+    repairs = ", ".join(f"{kind} {count}" for kind, count in document["repairs"].items())
+    table.add_row("repairs", repairs or "none")
+    return table
+
+
+def _overlay_rows(table: Table, document: Mapping[str, Any], now: float) -> None:
+    network, etcd = document["network"], document["etcd"]
+    table.add_row("lease", _lease_line(document["lease"], now))
+    link = _connection(etcd["connected"], etcd["endpoint"], "no endpoint answered yet")
     if etcd["from_cache"]:
         link.append(", working from the saved state", "yellow")
     table.add_row("etcd", link)
@@ -74,17 +95,55 @@ def _facts(document: Mapping[str, Any], now: float) -> Table:
     if network["interface"]:
         where = f"{network['public_ip']} on {network['interface']}{mac}, MTU {network['mtu']}"
         table.add_row("host", Text(where))
-    variant = document["iptables"]["variant"] or "not used"
-    table.add_row("iptables", f"{variant}")
     sysctls = ", ".join(
         f"{one['name']}={one['wanted'] if not one['error'] else one['found'] + ' (!)'}"
         for one in document["sysctls"]
     )
     table.add_row("sysctls", Text(sysctls or "-"))
-    repairs = ", ".join(f"{kind} {count}" for kind, count in document["repairs"].items())
-    table.add_row("repairs", repairs or "none")
     table.add_row("peers", str(len(document["peers"])))
-    return table
+
+
+def _services_rows(table: Table, services: Mapping[str, Any], now: float) -> None:
+    if services["listed"]:
+        table.add_row(
+            "services",
+            f"{services['services']} with {services['endpoints']} endpoints, "
+            f"{services['frontends']} addresses and ports, in {services['chains']} chains of "
+            f"{services['rules']} rules",
+        )
+    else:
+        table.add_row("services", Text("not listed yet, so no rule is touched", "bold red"))
+    api = services["api"]
+    link = _connection(api["connected"], api["server"], "no API server answered yet")
+    if api["source"]:
+        link.append(f", {api['source']}")
+    link.append(f", this node is {services['node']}")
+    if not api["connected"]:
+        for url, text in api["endpoint_errors"].items():
+            link.append(f"\n{url}: {text}", "red")
+    table.add_row("api", link)
+    table.add_row("last sync", Text(_sync_line(services, now)))
+    table.add_row("masquerade", Text(services["masquerade"]))
+
+
+def _connection(connected: bool, peer: str | None, nobody: str) -> Text:
+    link = Text("connected" if connected else "NOT CONNECTED")
+    link.stylize("green" if connected else "bold red")
+    return link.append(f", {peer or nobody}", "default")
+
+
+def _sync_line(services: Mapping[str, Any], now: float) -> str:
+    pending = f"{services['pending']} changes pending" if services["pending"] else ""
+    if services["last_sync"] is None:
+        return ", ".join(filter(None, ("none yet", pending)))
+    took = services["last_sync_seconds"]
+    parts = (
+        f"{age(services['last_sync'], now)} ago",
+        "" if took is None else f"took {took * 1000:.0f} ms",
+        "all rules compared" if services["last_sync_full"] else "what had changed",
+        pending or "nothing pending",
+    )
+    return ", ".join(filter(None, parts))
 
 
 def _lease_line(lease: Mapping[str, Any] | None, now: float) -> Text:
@@ -120,12 +179,14 @@ def _peers(peers: list[Mapping[str, Any]], now: float) -> Table:
     return table
 
 
-def _skipped(skipped: list[Mapping[str, Any]]) -> Table:
+def _skipped(title: str, rows: Sequence[tuple[str, str]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold yellow")
-    table.add_column("SKIPPED RECORD", overflow="fold")
+    table.add_column(title, overflow="fold")
     table.add_column("WHY", overflow="fold")
-    for one in skipped[:PEERS_SHOWN]:
-        table.add_row(Text(one["key"]), Text(one["reason"]))
+    for key, why in rows[:PEERS_SHOWN]:
+        table.add_row(Text(key), Text(why))
+    if len(rows) > PEERS_SHOWN:
+        table.add_row(f"... and {len(rows) - PEERS_SHOWN} more: --json shows all")
     return table
 
 

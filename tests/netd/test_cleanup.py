@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hostkit.config import Settings
+from hostkit.config import ConfigError, Settings
 from hostkit.etcd.config import EtcdConfig
 from netd import cleanup
 from netd.bridge.options import Facts, subnet_env
@@ -44,10 +44,11 @@ class Host:
         self.bridge_fault = ""
         self.overlay_fault = ""
 
-    def settings(self) -> Settings:
+    def settings(self, *flags: str) -> Settings:
         """As an operator would give them."""
         return load_settings(
             [
+                *flags,
                 f"--etcd-endpoints={self.etcd.url}",
                 f"--state-dir={self.state_file.parent}",
                 f"--subnet-file={self.subnet_file}",
@@ -74,9 +75,9 @@ class Host:
             self.etcd.store.call("lease/grant", {"ID": str(lease_id), "TTL": str(LEASE_TTL)})
         self.etcd.store.put(one.key, one.value, lease_id)
 
-    async def clean(self) -> dict[str, Step]:
+    async def clean(self, *flags: str) -> dict[str, Step]:
         """One ``netd cleanup``; its steps by name."""
-        return {step.what: step for step in await _Cleanup(self).run()}
+        return {step.what: step for step in await _Cleanup(self, *flags).run()}
 
     def left(self) -> set[str]:
         """The names of what still lies below the folder."""
@@ -86,8 +87,8 @@ class Host:
 class _Cleanup(Cleanup):
     """A cleanup whose two steps in the kernel end as the host says."""
 
-    def __init__(self, host: Host) -> None:
-        super().__init__(host.settings(), host.iptables)
+    def __init__(self, host: Host, *flags: str) -> None:
+        super().__init__(host.settings(*flags), host.iptables)
         self._host = host
 
     async def _overlay(self) -> str:
@@ -120,21 +121,21 @@ def host(tmp_path: Path, etcd: FakeEtcd) -> Host:
 async def test_lease_chains_and_files_go_and_a_second_run_finds_nothing(host: Host) -> None:
     table = host.iptables.table("filter")
     (jump,), (chain,) = forward(SUBNET).jumps, forward(SUBNET).chains
-    table.chains[chain.name] = list(chain.rules)
+    table.chains[chain] = list(forward(SUBNET).chains[chain])
     table.chains["FORWARD"] = ["-i x -j ACCEPT", jump.rule]
     steps = await host.clean()
     assert all(step.ok for step in steps.values()), steps
-    assert list(steps) == ["lease", "overlay", "iptables", "docker0", "files"]
+    assert list(steps) == ["services", "lease", "overlay", "iptables", "docker0", "files"]
     assert steps["lease"].result == "10.1.33.0/24 given back"
     assert (host.etcd.store.keys, host.etcd.store.leases) == ({}, {})
     assert host.iptables.table("filter").chains["FORWARD"] == ["-i x -j ACCEPT"]
-    assert chain.name not in host.iptables.table("filter").chains
+    assert chain not in host.iptables.table("filter").chains
     assert host.left() == set()
     assert ("systemctl", "daemon-reload") in host.iptables.calls
     again = await host.clean()
     assert all(step.ok for step in again.values()), again
-    assert [again[what].result for what in ("lease", "iptables", "files")] == [
-        "none known", "nothing of ours", "none",
+    assert [again[what].result for what in ("services", "lease", "iptables", "files")] == [
+        "nothing of ours", "none known", "nothing of ours", "none",
     ]  # fmt: skip
 
 
@@ -167,14 +168,12 @@ async def test_without_etcd_the_rest_is_done_and_the_next_run_gives_the_lease_ba
     assert host.left() == set()
 
 
-@pytest.mark.parametrize("where", ["overlay", "docker0", "iptables"])
+@pytest.mark.parametrize("where", ["overlay", "docker0"])
 async def test_what_fails_is_named_the_others_are_done_and_the_state_is_kept_for_the_next_run(
     host: Host, where: str
 ) -> None:
     host.overlay_fault = "no permission" if where == "overlay" else ""
     host.bridge_fault = "no permission" if where == "docker0" else ""
-    if where == "iptables":
-        host.iptables.fail("iptables-nft-save", "no permission", code=1, times=50)
     steps = await host.clean()
     assert [what for what, step in steps.items() if not step.ok] == [where]
     assert "no permission" in steps[where].result
@@ -184,6 +183,74 @@ async def test_what_fails_is_named_the_others_are_done_and_the_state_is_kept_for
     host.iptables.faults.clear()
     assert all(step.ok for step in (await host.clean()).values())
     assert host.left() == set()
+
+
+async def test_without_a_working_iptables_both_halves_chains_are_named_and_the_rest_is_done(
+    host: Host,
+) -> None:
+    host.iptables.fail("iptables-nft-save", "no permission", code=1, times=50)
+    steps = await host.clean()
+    assert [what for what, step in steps.items() if not step.ok] == ["services", "iptables"]
+    assert "no permission" in steps["services"].result
+    assert host.etcd.store.leases == {}
+    assert host.left() == {"lib", "state.json", "run", "subnet.env"}
+    host.iptables.faults.clear()
+    assert all(step.ok for step in (await host.clean()).values())
+    assert host.left() == set()
+
+
+def balance(host: Host) -> dict[str, list[str]]:
+    """Chains of the services half beside those of a kube-proxy; returns what has to stay."""
+    others = {
+        "PREROUTING": ["-j KUBE-SERVICES"], "INPUT": [], "OUTPUT": ["-j KUBE-SERVICES"],
+        "POSTROUTING": [], "KUBE-SERVICES": ["-j KUBE-SVC-ABC"], "KUBE-SVC-ABC": ["-j ACCEPT"],
+    }  # fmt: skip
+    table = host.iptables.table("nat")
+    table.chains = {name: list(rules) for name, rules in others.items()} | {
+        "KUBE-PORTALS-HOST": ["-j KUBE-PORTALS"],
+        "KUBE-PORTALS": ["-d 10.0.0.0/28 -j KUBE-VIP-10.0.0.0-28"],
+        "KUBE-VIP-10.0.0.0-28": ["-d 10.0.0.1/32 -p tcp -j DNAT --to-destination 10.1.1.1:80"],
+        "KUBE-NODEPORTS": ["-j KUBE-NP-tcp-0-65535"],
+        "KUBE-NP-tcp-0-65535": [],
+    }
+    table.chains["OUTPUT"].insert(0, "-j KUBE-PORTALS-HOST")
+    host.iptables.table("filter").chains["KUBE-PORTALS-FILTER"] = ["-j REJECT"]
+    host.iptables.table("filter").chains["INPUT"] = ["-j KUBE-PORTALS-FILTER"]
+    return others
+
+
+async def test_the_services_chains_go_and_those_of_a_kube_proxy_stay(host: Host) -> None:
+    others = balance(host)
+    steps = await host.clean()
+    assert all(step.ok for step in steps.values()), steps
+    assert steps["services"].result.endswith("removed")
+    assert host.iptables.table("nat").chains == others
+    assert host.iptables.table("filter").chains == {"INPUT": [], "FORWARD": [], "OUTPUT": []}
+
+
+async def test_with_the_overlay_off_only_the_services_chains_go(host: Host) -> None:
+    others = balance(host)
+    flannel = {"FLANNEL-POSTRTG": ["-j RETURN"]}
+    host.iptables.table("nat").chains |= flannel
+    steps = await host.clean("--overlay=off")
+    assert list(steps) == ["services"]
+    assert host.iptables.table("nat").chains == others | flannel
+    assert list(host.etcd.store.leases) == [LEASE_ID]
+    assert {"state.json", "subnet.env", "docker_opts.env", "50-netd.conf"} <= host.left()
+
+
+async def test_with_services_off_no_chain_of_theirs_is_touched(host: Host) -> None:
+    balance(host)
+    before = host.iptables.table("nat").copy().chains
+    steps = await host.clean("--services=off")
+    assert "services" not in steps
+    assert host.iptables.table("nat").chains == before
+    assert host.left() == set()
+
+
+async def test_with_both_halves_off_there_is_nothing_to_clean(host: Host) -> None:
+    with pytest.raises(ConfigError, match="both off"):
+        await host.clean("--overlay=off", "--services=off")
 
 
 @pytest.mark.parametrize(

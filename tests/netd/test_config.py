@@ -1,12 +1,20 @@
 """netd's settings: flannel's flags and variables work, and mistakes name flag and remedy."""
 
+import os
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from hostkit.config import ConfigError, Settings
-from netd.config import OPTIONS, etcd_config, load_settings
+from netd.config import (
+    OPTIONS,
+    Halves,
+    etcd_config,
+    halves_to_clean,
+    halves_to_run,
+    load_settings,
+)
 
 NO_FILE = {"NETD_CONFIG": "/dev/null"}
 
@@ -84,6 +92,61 @@ def test_defaults_are_flannel_s(name: str, default: object) -> None:
     assert read()[name] == default
 
 
+@pytest.mark.parametrize(
+    ("argv", "run", "clean"),
+    [
+        ("", Halves(True, False), Halves(True, True)),
+        ("--master=a:1", Halves(True, True), Halves(True, True)),
+        ("--api-servers=a:1 --overlay=off", Halves(False, True), Halves(False, True)),
+        ("--kubeconfig=/k --services=off", Halves(True, False), Halves(True, False)),
+        ("--master=a:1 --services=on --overlay=off", Halves(False, True), Halves(False, True)),
+    ],
+)
+def test_services_run_where_an_api_server_is_named_and_are_cleaned_up_unless_off(
+    argv: str, run: Halves, clean: Halves
+) -> None:
+    settings = read(*argv.split())
+    assert (halves_to_run(settings), halves_to_clean(settings)) == (run, clean)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\n",
+        '{\n  "kind": "KubeProxyConfiguration"\n}\n',
+    ],
+)
+@pytest.mark.parametrize("how", ["flag", "variable"])
+def test_kube_proxy_s_file_is_refused_with_the_way_to_write_it(
+    tmp_path: Path, content: str, how: str
+) -> None:
+    file = tmp_path / "config.conf"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match="KubeProxyConfiguration") as caught:
+        if how == "flag":
+            read(f"--config={file}")
+        else:
+            read(NETD_CONFIG=str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert 'cluster-cidr = "10.1.0.0/16"' in str(caught.value)
+
+
+def test_a_file_of_ours_may_speak_of_kube_proxy_s(tmp_path: Path) -> None:
+    file = tmp_path / "netd.toml"
+    file.write_text('# was kind: KubeProxyConfiguration\ncluster-cidr = "10.1.0.0/16"\n')
+    assert read(f"--config={file}")["cluster-cidr"] == "10.1.0.0/16"
+
+
+def test_settings_may_come_through_a_pipe_which_can_be_read_only_once() -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b'etcd-prefix = "/overlay"\n')
+    os.close(theirs)
+    try:
+        assert read(f"--config=/dev/fd/{ours}")["etcd-prefix"] == "/overlay"
+    finally:
+        os.close(ours)
+
+
 def test_interfaces_may_be_given_repeatedly_and_in_one_word() -> None:
     assert read("--iface=eth1", "-iface", "eth2,eth3")["iface"] == ("eth1", "eth2", "eth3")
 
@@ -105,6 +168,8 @@ def test_interfaces_may_be_given_repeatedly_and_in_one_word() -> None:
         (["--subnet-lease-renew-margin=1440"], ["1 to 1439"]),
         (["--healthz-port=65536"], ["healthz-port", "0 to 65535"]),
         (["--iptables-variant=ebtables"], ["use auto or nft or legacy"]),
+        (["--overlay=maybe"], ["flag --overlay", "use on or off"]),
+        (["--services=true"], ["flag --services", "use on or off or auto"]),
     ],
 )
 def test_a_mistake_is_refused_in_words_that_help(argv: list[str], words: list[str]) -> None:

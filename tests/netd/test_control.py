@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from netd.control import NotRunningError, ask, ask_status
+from netd.control import NotRunningError, ask, ask_explain, ask_status
 
 
 @asynccontextmanager
@@ -60,6 +60,20 @@ async def test_a_large_answer_arrives_whole(tmp_path: Path) -> None:
 async def test_the_status_document_is_decoded(tmp_path: Path) -> None:
     async with answering(tmp_path / "s", b'HTTP/1.0 200 OK\r\n\r\n{"ready": true}'):
         assert await ask_status(tmp_path / "s") == {"ready": True}
+
+
+async def test_a_target_reaches_netd_whatever_characters_it_holds(tmp_path: Path) -> None:
+    async with answering(tmp_path / "s", b'HTTP/1.0 200 OK\r\n\r\n{"found": true}') as asked:
+        assert await ask_explain(tmp_path / "s", "a/b c&d\r\n") == {"found": True}
+    assert asked[0].startswith(b"GET /explain?target=a%2Fb%20c%26d%0D%0A HTTP/1.0\r\n")
+
+
+async def test_a_netd_that_cannot_explain_yet_is_told_from_one_that_does_not_run(
+    tmp_path: Path,
+) -> None:
+    async with answering(tmp_path / "s", b"HTTP/1.0 404 Not Found\r\n\r\n404: Not Found"):
+        with pytest.raises(NotRunningError, match="older than this command: restart it"):
+            await ask_explain(tmp_path / "s", "web")
 
 
 def nothing_there(path: Path) -> None:

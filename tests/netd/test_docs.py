@@ -1,20 +1,22 @@
 """The operator's reference and the links in the documentation tell the truth about the code."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from hostkit.config import Option, show
 from hostkit.metrics import Metrics
+from hostkit.problems import Problems
 from netd.__main__ import COMMANDS
-from netd.app import NetdApp
 from netd.config import OPTIONS
 from netd.overlay.manager import KINDS
-from netd.status import Figures
+from netd.overlayhalf import OverlayHalf
+from netd.services.figures import ProxyFigures
+from netd.status import OVERLAY_SECTIONS, Figures, Repairs, show_problems
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs" / "netd.md").read_text(encoding="utf-8")
@@ -26,21 +28,35 @@ ROWS = dict(re.findall(r"^\| `--([a-z0-9-]+)` \| (.*?) \| ", REFERENCE, re.MULTI
 class NamedMetrics(Metrics):
     """Metrics that remember the names under which they are exposed."""
 
-    def __init__(self) -> None:
-        super().__init__("netd")
-        self.names: list[str] = []
+    def __init__(self, prefix: str = "netd", names: list[str] | None = None) -> None:
+        super().__init__(prefix)
+        self.names: list[str] = [] if names is None else names
+
+    def under(self, prefix: str) -> "NamedMetrics":
+        return NamedMetrics(prefix, self.names)
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
-        self.names.append(f"netd_{name}_total")
+        self.names.append(f"{self.prefix}_{name}_total")
         return super().counter(name, text, *labels)
 
     def gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        self.names.append(f"netd_{name}")
+        self.names.append(f"{self.prefix}_{name}")
         return super().gauge(name, text, *labels)
 
+    def histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        self.names.append(f"{self.prefix}_{name}")
+        return super().histogram(name, text, buckets, *labels)
+
     def reading(self, name: str, text: str, read: Callable[[], float]) -> None:
-        self.names.append(f"netd_{name}_total")
+        self.names.append(f"{self.prefix}_{name}_total")
         super().reading(name, text, read)
+
+
+class NoReadings(dict[str, Callable[[], float]]):
+    """Readings of whatever name, never taken."""
+
+    def __missing__(self, _name: str) -> Callable[[], float]:
+        return lambda: 0.0
 
 
 def documented(option: Option) -> str:
@@ -64,8 +80,17 @@ def test_the_reference_names_no_flag_that_does_not_exist() -> None:
 def test_every_metric_is_in_the_reference_and_no_other() -> None:
     metrics = NamedMetrics()
     # The figures are made here and never read, so no daemon is needed behind them.
-    Figures(metrics, cast("NetdApp", object()))
-    assert set(re.findall(r"^\| `(netd_\w+)", REFERENCE, re.MULTILINE)) == set(metrics.names)
+    Figures(metrics, cast("OverlayHalf", object()))
+    Repairs(metrics)
+    ProxyFigures(metrics, NoReadings())
+    show_problems(metrics, Problems())
+    rows = re.findall(r"^\| (`(?:netd|kubeproxy)_[^|]*)\|", REFERENCE, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)", row)} == set(metrics.names)
+
+
+@pytest.mark.parametrize("section", OVERLAY_SECTIONS)
+def test_every_section_of_the_status_document_is_in_the_reference(section: str) -> None:
+    assert re.search(rf"^\| `{section}`", REFERENCE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "iptables", "bridge", "file", "sysctl"])

@@ -1,7 +1,14 @@
 """The netd command: exit statuses, and answers that people and programs can read."""
 
+import asyncio
+import fcntl
 import json
 import os
+import socketserver
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -19,6 +26,38 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETD_RUN_DIR", str(tmp_path))
 
 
+@pytest.fixture
+def no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, but a daemon that would start in spite of the test must not touch this machine."""
+
+    def refuse(*_args: object) -> None:
+        raise AssertionError("a daemon would have been started")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(asyncio, "run", refuse)
+
+
+@contextmanager
+def answering(path: Path, document: Mapping[str, object]) -> Iterator[list[str]]:
+    """A netd at *path* that answers *document*; gives what it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = json.dumps(document).encode()
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + body)
+
+    with socketserver.UnixStreamServer(str(path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -30,6 +69,9 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (["status", "--healthz-port=x"], ["healthz-port", "'x'", "0 to 65535"]),
         (["--iface"], ["--iface needs a value"]),
         (["--config=/nowhere/netd.toml"], ["/nowhere/netd.toml", "cannot be read"]),
+        (["explain", "web", "db"], ["explain takes one target: web db"]),
+        (["status", "--cleanup"], ["--cleanup does not go with status"]),
+        (["--proxy-mode=ipvs"], ["flag --proxy-mode", "iptables only"]),
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_is_wrong_on_standard_error(
@@ -48,9 +90,10 @@ def test_help_lists_commands_and_flags(capsys: pytest.CaptureFixture[str], argv:
     assert main(argv) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for word in ("usage: netd", "cleanup", "--etcd-endpoints URLS", "--allow-renumber"):
+    for word in ("usage: netd", "explain", "--etcd-endpoints URLS", "--allow-renumber", "--master"):
         assert word in out
-    assert "--kube-subnet-mgr" not in out
+    for hidden in ("--kube-subnet-mgr", "--logtostderr", "--feature-gates"):
+        assert hidden not in out
 
 
 @pytest.mark.parametrize("argv", [["version"], ["--version"], ["status", "-version"]])
@@ -110,10 +153,96 @@ def test_status_as_json_without_a_running_netd_is_json_all_the_same(
     assert "is not running" in document["error"]
 
 
-@pytest.mark.parametrize("command", ["run", "cleanup"])
+def test_explain_without_a_target_says_what_can_be_asked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["explain"]) == 2
+    assert "NAMESPACE/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["explain", "web"], ["explain", "10.0.0.7:80"]])
+def test_explain_without_a_running_netd_exits_3(
+    capsys: pytest.CaptureFixture[str], argv: list[str]
+) -> None:
+    assert main(argv) == 3
+    assert "is not running" in capsys.readouterr().err
+    assert main([*argv, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["running"] is False
+
+
+ENDPOINT = {"address": "10.1.2.3:80", "probability": 1, "local": False, "node": ""}
+ANSWER = {
+    "frontend": "10.0.0.7:80/tcp", "kind": "cluster IP", "service": "default/web", "port": "",
+    "steps": [], "endpoints": [ENDPOINT], "notes": [], "wrong": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "answers", "status"),
+    [
+        (True, [ANSWER], 0),
+        (True, [ANSWER, ANSWER | {"endpoints": []}], 0),
+        (True, [ANSWER | {"endpoints": [], "wrong": ["no endpoint"]}], 1),
+        (False, [], 1),
+    ],
+)
+def test_explain_exits_0_only_when_somebody_would_answer(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    found: bool,
+    answers: list[dict[str, object]],
+    status: int,
+) -> None:
+    document = {"target": "web", "found": found, "answers": answers, "wrong": []}
+    with answering(tmp_path / "netd.sock", document) as asked:
+        assert main(["explain", "default/web:80", "--json"]) == status
+        assert json.loads(capsys.readouterr().out) == document
+        assert main(["explain", "default/web:80"]) == status
+        assert ("10.0.0.7:80/tcp" in capsys.readouterr().out) == found
+    assert asked == ["/explain?target=default%2Fweb%3A80"] * 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["run", "--overlay=off", "--services=off"], "both off"),
+        (["--overlay=off"], "no API server is named"),
+        (["run", "--services=on"], "flag --services: services is on, but no API server"),
+        (["cleanup", "--overlay=off", "--services=off"], "both off"),
+    ],
+)
+@pytest.mark.usefixtures("no_daemon")
+def test_halves_that_leave_nothing_to_do_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], words: str
+) -> None:
+    assert main(argv) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_daemon")
+def test_a_run_directory_in_use_is_named_with_the_way_to_run_two(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with (tmp_path / "netd.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(["run"]) == 1
+    err = capsys.readouterr().err
+    assert f"another netd holds {tmp_path}" in err
+    assert "another --run-dir" in err
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [(["run"], "run"), (["cleanup"], "cleanup"), (["--cleanup"], "cleanup"),
+     (["run", "--cleanup-iptables"], "cleanup")],
+)  # fmt: skip
 def test_what_programs_the_kernel_says_that_it_needs_root(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    command: str,
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert main([command]) == 1
+    assert main(argv) == 1
     assert f"{command} needs root" in capsys.readouterr().err

@@ -2,11 +2,13 @@
 
 import copy
 import io
+import re
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from netd.status import OVERLAY_SECTIONS
 from netd.view import PEERS_SHOWN, age, show, span
 
 NOW = 1_000_000.0
@@ -16,6 +18,7 @@ DOCUMENT: dict[str, Any] = {
     "ready": True,
     "not_ready": [],
     "problems": [],
+    "halves": {"overlay": True, "services": True},
     "lease": {
         "subnet": "10.1.33.0/24", "state": "held", "key": "/p/subnets/10.1.33.0-24",
         "lease_id": "abc", "reservation": False, "acquired": NOW - 90, "age_seconds": 90,
@@ -42,6 +45,19 @@ DOCUMENT: dict[str, Any] = {
     "sysctls": [{"name": "net.ipv4.ip_forward", "wanted": "1", "found": "0", "error": ""}],
     "iptables": {"variant": "nft", "in_place": True},
     "files_and_bridge_in_place": True,
+    "services": {
+        "api": {
+            "servers": ["http://10.0.0.1:8080"], "server": "http://10.0.0.1:8080",
+            "connected": True, "endpoint_errors": {}, "source": "EndpointSlice v1",
+        },
+        "node": "h1", "listed": True, "services": 12, "endpoints": 24, "frontends": 14, "chains": 9,
+        "rules": 40, "variant": "nft", "last_sync": NOW - 3, "last_sync_seconds": 0.0184,
+        "last_sync_full": False, "pending": 0, "skipped": [],
+        "masquerade": "clients outside 10.1.0.0/16",
+    },
+}  # fmt: skip
+OVERLAY_OFF: dict[str, Any] = {
+    "halves": {"overlay": False, "services": True}, **dict.fromkeys(OVERLAY_SECTIONS),
 }  # fmt: skip
 
 
@@ -84,11 +100,67 @@ def test_a_ready_host_is_shown_with_lease_network_and_peers() -> None:
     assert "SKIPPED" not in text
 
 
+def test_services_are_counted_with_the_api_server_and_the_last_sync() -> None:
+    text = shown()
+    assert line(text, "services") == (
+        "services 12 with 24 endpoints, 14 addresses and ports, in 9 chains of 40 rules"
+    )
+    assert line(text, "api") == (
+        "api connected, http://10.0.0.1:8080, EndpointSlice v1, this node is h1"
+    )
+    assert line(text, "last sync") == (
+        "last sync 3s ago, took 18 ms, what had changed, nothing pending"
+    )
+    assert line(text, "masquerade") == "masquerade clients outside 10.1.0.0/16"
+
+
+def test_services_before_the_first_list_say_so() -> None:
+    api = {
+        "servers": ["http://a:1"], "server": None, "connected": False, "source": None,
+        "endpoint_errors": {"http://a:1": "connection refused [111]"},
+    }  # fmt: skip
+    text = shown(
+        services__listed=False, services__api=api, services__last_sync=None,
+        services__last_sync_seconds=None, services__last_sync_full=None, services__pending=7,
+    )  # fmt: skip
+    assert line(text, "services") == "services not listed yet, so no rule is touched"
+    assert line(text, "api") == ("api NOT CONNECTED, no API server answered yet, this node is h1")
+    assert "http://a:1: connection refused [111]" in text
+    assert line(text, "last sync") == "last sync none yet, 7 changes pending"
+
+
+def test_a_full_sync_with_changes_waiting_is_told_as_such() -> None:
+    text = shown(services__last_sync_full=True, services__pending=2)
+    assert line(text, "last sync").endswith("took 18 ms, all rules compared, 2 changes pending")
+
+
+def test_services_that_were_skipped_or_cut_are_shown_word_for_word_and_not_without_end() -> None:
+    bad = {"key": "service default/[b]", "text": "spec.ports[0].port is 70000: use 1 to 65535"}
+    text = shown(services__skipped=[bad] * (PEERS_SHOWN + 3))
+    assert text.count("service default/[b]") == PEERS_SHOWN
+    assert "spec.ports[0].port is 70000: use 1 to 65535" in text
+    assert "and 3 more" in text
+
+
+def test_a_half_that_is_off_is_said_to_be_off_and_nothing_more() -> None:
+    text = shown(**OVERLAY_OFF)
+    assert line(text, "overlay") == "overlay off"
+    assert line(text, "iptables") == "iptables nft"
+    assert line(text, "services").startswith("services 12 with")
+    for row in ("lease", "etcd", "network", "host", "sysctls", "peers"):
+        assert not re.search(rf"^{row} ", text, re.MULTILINE)
+    text = shown(services=None, halves={"overlay": True, "services": False})
+    assert line(text, "services") == "services off"
+    assert line(text, "lease").startswith("lease 10.1.33.0/24")
+    for row in ("api", "last sync", "masquerade"):
+        assert not re.search(rf"^{row} ", text, re.MULTILINE)
+
+
 def test_a_host_at_its_very_beginning_can_be_shown() -> None:
     empty = dict.fromkeys(DOCUMENT["network"])
     text = shown(
         ready=False, lease=None, network=empty, peers=[], sysctls=[], repairs={},
-        etcd__connected=False, etcd__endpoint="", iptables__variant=None,
+        etcd__connected=False, etcd__endpoint="", iptables__variant=None, services__variant=None,
     )  # fmt: skip
     assert line(text, "netd").startswith("netd NOT READY")
     assert line(text, "lease") == "lease none yet"
