@@ -15,14 +15,15 @@ from rich.console import Console
 
 from hostkit.command import SubprocessRunner
 from hostkit.errors import HostkitError
-from lab import cli, host, plan, status
+from lab import cli, control, host, plan, status
 from lab.cgroups import Cgroups, parse_hierarchies
 from lab.cluster import Cluster, node_environment
 from lab.demo import IMAGE, Demo, next_step
 from lab.errors import LabError
 from lab.images import ImageCache
 from lab.namespaces import Namespaces
-from lab.output import Output, list_sheet, status_sheet
+from lab.output import Output, headline, list_sheet, status_sheet
+from lab.plan import FABRIC
 from lab.store import Paths, Store
 
 INTERRUPTED = 130
@@ -38,11 +39,13 @@ class Application:
 
     async def up(self, args: Namespace) -> int:
         """Make a lab."""
-        spec = await self._cluster.up(args.name, args.nodes, _network(args))
+        embedded = args.control_plane == "embedded"
+        spec = await self._cluster.up(args.name, args.nodes, _network(args), control_plane=embedded)
         found = await status.look(spec)
         if args.json:
             self._output.json(found)
         else:
+            self._output.line(headline(found))
             self._output.sheet(status_sheet(found))
         return 0
 
@@ -60,7 +63,7 @@ class Application:
         if args.json:
             self._output.json(found)
         else:
-            self._output.line(f"lab {found.name} is {found.state}; pods {found.overlay}")
+            self._output.line(headline(found))
             self._output.sheet(status_sheet(found))
         return 0
 
@@ -152,6 +155,17 @@ def _become(cluster: Cluster, args: Namespace) -> None:
     os.execvpe(argv[0], argv, node_environment(dict(os.environ)))  # noqa: S606
 
 
+def _become_kubectl(cluster: Cluster, args: Namespace) -> None:
+    """Replace this process by kubectl in the fabric's network."""
+    spec = cluster.spec(args.name)
+    cluster.process(spec, FABRIC)
+    cache = cluster.store.paths.state(spec.name).parent / "kubectl"
+    argv = control.kubectl_argv(spec, cache, args.remainder, shutil.which)
+    for directory in cluster.cgroups.paths(args.name, FABRIC):
+        join(Path(directory))
+    os.execvp(argv[0], argv)  # noqa: S606
+
+
 def join(directory: Path) -> None:
     """Move this process into the cgroup, so that ``down`` finds it; on v2 into its leaf."""
     leaf = directory / "init"
@@ -177,16 +191,20 @@ def main() -> int:
     try:
         if args.group == "lab":
             host.require_root(os.geteuid())
+        images = ImageCache(runner, paths.cache)
         cluster = Cluster(
             Store(paths),
             Cgroups(parse_hierarchies(Path("/proc/self/mountinfo").read_text())),
             Namespaces(runner, paths.run / "netns-before"),
             runner,
-            output.progress,
+            images=images,
+            report=output.progress,
         )
         if args.command == "exec":
             _become(cluster, args)
-        application = Application(cluster, ImageCache(runner, paths.cache), output)
+        if args.command == "kubectl":
+            _become_kubectl(cluster, args)
+        application = Application(cluster, images, output)
         command: Callable[[Namespace], Awaitable[int]] = getattr(application, args.command)
         return asyncio.run(_until_signalled(command(args)))
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -1,7 +1,8 @@
 """The command line of ``barenode``: words to values, with a suggestion for a mistyped word.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 no such lab or node, 4 lab busy or already
-there, 5 this machine lacks something, 130 interrupted. ``exec`` exits as its command did.
+there, 5 this machine lacks something, 130 interrupted. ``exec`` and ``kubectl`` exit as the
+command did.
 """
 
 import argparse
@@ -66,11 +67,21 @@ def _add_network(parser: Parser) -> None:
     )
 
 
+def _add_control_plane(parser: Parser) -> None:
+    parser.add_argument(
+        "--control-plane",
+        choices=("embedded", "none"),
+        default="embedded",
+        help="embedded: an API server for development on the fabric, podrunner on the nodes",
+    )
+
+
 def _add_life(commands: "argparse._SubParsersAction[Parser]") -> None:
     up = _command(commands, "up", "make a lab and wait until every node is ready")
     _add_name(up)
     up.add_argument("--nodes", type=int, default=2, metavar="N", help="how many (default: 2)")
     _add_network(up)
+    _add_control_plane(up)
     _add_json(up)
     down = _command(commands, "down", "remove a lab with everything in it, whatever its state")
     which = down.add_mutually_exclusive_group()
@@ -83,7 +94,7 @@ def _add_life(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_name(start)
     start.add_argument("node", metavar="NODE")
     demo = _command(
-        commands, "demo", "two hosts, a container on each, each fetches the other's page"
+        commands, "demo", "containers reach each other, and a service its pods, on two hosts"
     )
     demo.add_argument("--name", default="demo", metavar="LAB", help="lab to make (default: demo)")
     demo.add_argument("--nodes", type=int, default=2, metavar="N", help="how many (default: 2)")
@@ -97,6 +108,8 @@ def _add_use(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_json(status)
     listing = _command(commands, "list", "all labs of this machine")
     _add_json(listing)
+    kubectl = _command(commands, "kubectl", "kubectl on the lab's API server: kubectl -- ARGS...")
+    _add_name(kubectl)
     run = _command(commands, "exec", "run a command in a node: exec NODE -- CMD...")
     _add_name(run)
     run.add_argument("node", metavar="NODE")
@@ -142,6 +155,8 @@ def parse(argv: Sequence[str], version: str) -> argparse.Namespace:
     found.remainder = words[cut + 1 :]
     if found.command == "exec" and not found.remainder:
         found.parser.error("exec needs a command: exec NODE -- CMD...")
-    if found.command != "exec" and cut < len(words):
-        found.parser.error("'--' and what follows is for exec only")
+    if found.command == "kubectl" and not found.remainder:
+        found.parser.error("kubectl needs its arguments: kubectl -- get pods")
+    if found.command not in {"exec", "kubectl"} and cut < len(words):
+        found.parser.error("'--' and what follows is for exec and kubectl only")
     return found

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
@@ -21,12 +21,15 @@ from hostkit.command import CommandError, Runner
 from lab import host, machine, probe
 from lab.cgroups import Cgroups
 from lab.errors import BusyError, LabError, NotFoundError
+from lab.images import ImageCache
 from lab.model import BootConfig, LabSpec, NodeSpec, ProcessRef
 from lab.namespaces import Namespaces
 from lab.plan import FABRIC, check_name, machine_id, make_lab, suggest
 from lab.store import Store
 
 READY_TIMEOUT = 90.0
+POD_IMAGE = "busybox"
+"""The image that every node has when pods can run on it: podrunner holds networks with it."""
 CONFIG_KEY = "/coreos.com/network/config"
 
 
@@ -46,8 +49,9 @@ class Cluster:
         cgroups: Cgroups,
         namespaces: Namespaces,
         runner: Runner,
-        report: Report,
         *,
+        images: ImageCache,
+        report: Report,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         settle: float = 0.05,
@@ -56,6 +60,7 @@ class Cluster:
         self.cgroups = cgroups
         self.namespaces = namespaces
         self.runner = runner
+        self.images = images
         self.report = report
         self._clock = clock
         self._sleep = sleep
@@ -95,8 +100,10 @@ class Cluster:
             raise NotFoundError(f"{node} does not run: 'barenode lab start {node}' starts it")
         return ref
 
-    async def up(self, name: str, nodes: int, network: IPv4Network | None) -> LabSpec:
-        """Make a lab and wait until every node's dockerd answers; undoes everything on failure."""
+    async def up(
+        self, name: str, nodes: int, network: IPv4Network | None, *, control_plane: bool = True
+    ) -> LabSpec:
+        """Make a lab and wait until every node is ready; undoes everything on failure."""
         check_name(name)
         host.require_tools()
         host.netd_command()
@@ -107,7 +114,7 @@ class Cluster:
                     f"lab {name!r} is already there: 'barenode lab down --name {name}' removes it"
                 )
             self.store.check_disk()
-            spec = await self._reserve(name, nodes, network)
+            spec = await self._reserve(name, nodes, network, control_plane)
             try:
                 return await self._build(spec)
             except BaseException:
@@ -115,32 +122,42 @@ class Cluster:
                 await asyncio.shield(self._remove(name))
                 raise
 
-    async def _reserve(self, name: str, nodes: int, network: IPv4Network | None) -> LabSpec:
+    async def _reserve(
+        self, name: str, nodes: int, network: IPv4Network | None, control_plane: bool
+    ) -> LabSpec:
         # Two labs that come up at once must not choose the same ranges.
         with self.store.lock("address plan", wait=True):
             used = await host.ranges_in_use(self.runner)
             for other in self.store.labs():
                 spec = self.store.load(other)
                 if spec is not None:
-                    used += [IPv4Network(spec.underlay), IPv4Network(spec.overlay)]
-            spec = make_lab(name, nodes, network, used)
+                    ranges = (spec.underlay, spec.overlay, spec.service_range)
+                    used += [IPv4Network(text) for text in ranges if text]
+            spec = make_lab(name, nodes, network, used, control_plane=control_plane)
             self.store.save(spec)
             return spec
 
     async def _build(self, spec: LabSpec) -> LabSpec:
         self.report(FABRIC, f"bridge and etcd at {spec.etcd}")
-        await self.namespaces.create_fabric(spec)
-        spec = await self._launch(spec, spec.fabric)
-        await self._until(spec, FABRIC, self._service_ready("etcd"))
-        await self._configure(spec)
-        self.report(FABRIC, "ready")
-        for node in spec.nodes:
-            await self.namespaces.create_node(spec, node)
-            spec = await self._launch(spec, node)
-        async with asyncio.TaskGroup() as group:
+        image = asyncio.ensure_future(self._pod_image(spec))
+        try:
+            await self.namespaces.create_fabric(spec)
+            spec = await self._launch(spec, spec.fabric)
+            await self._until(spec, FABRIC, self._services_ready(["etcd"]))
+            await self._configure(spec)
+            self.report(FABRIC, f"ready, API server at {spec.api}" if spec.api else "ready")
             for node in spec.nodes:
-                group.create_task(self._await_node(spec, node.name))
-        return spec
+                await self.namespaces.create_node(spec, node)
+                spec = await self._launch(spec, node)
+            async with asyncio.TaskGroup() as group:
+                for node in spec.nodes:
+                    group.create_task(self._await_node(spec, node.name, image))
+            return spec
+        finally:
+            image.cancel()
+
+    async def _pod_image(self, spec: LabSpec) -> Path | None:
+        return await self.images.build(POD_IMAGE) if spec.api else None
 
     async def _configure(self, spec: LabSpec) -> None:
         config = {"Network": spec.overlay, "Backend": {"Type": "vxlan"}}
@@ -154,9 +171,10 @@ class Cluster:
     def _boot(self, spec: LabSpec, node: NodeSpec) -> BootConfig:
         wrapper = machine.lacks_sys_resource(Path("/proc/self/status").read_text())
         if node.name == FABRIC:
-            services = machine.fabric_services(spec)
+            services = machine.fabric_services(spec, sys.executable)
         else:
-            services = machine.node_services(spec, host.netd_command(), "dockerd", wrapper)
+            netd = host.netd_command()
+            services = machine.node_services(spec, node, netd, sys.executable, wrapper=wrapper)
         return BootConfig(
             lab=spec.name,
             node=node.name,
@@ -200,25 +218,32 @@ class Cluster:
                 )
         return last
 
-    def _service_ready(self, name: str) -> Callable[[ProcessRef], Awaitable[str | None]]:
+    def _services_ready(
+        self, names: Sequence[str]
+    ) -> Callable[[ProcessRef], Awaitable[str | None]]:
         async def check(ref: ProcessRef) -> str | None:
-            states = {s.name: s.state for s in probe.services(ref)}
-            return None if states.get(name) == "ready" else f"waiting for {name}"
+            states = {s.name: s for s in probe.services(ref)}
+            for name in names:
+                state = states.get(name)
+                if state is None or state.state != "ready":
+                    tries = f" (ended {state.restarts} times)" if state and state.restarts else ""
+                    return f"waiting for {name}{tries}"
+            if "dockerd" in names and not await probe.docker_answers(ref):
+                return "waiting for Docker to answer"
+            return None
 
         return check
 
-    async def _node_ready(self, ref: ProcessRef) -> str | None:
-        states = {s.name: s for s in probe.services(ref)}
-        for name in ("netd", "dockerd"):
-            state = states.get(name)
-            if state is None or state.state != "ready":
-                tries = f" (ended {state.restarts} times)" if state and state.restarts else ""
-                return f"waiting for {name}{tries}"
-        return None if await probe.docker_answers(ref) else "waiting for Docker to answer"
-
-    async def _await_node(self, spec: LabSpec, node: str) -> None:
-        await self._until(spec, node, self._node_ready)
+    async def _await_node(
+        self, spec: LabSpec, node: str, image: Awaitable[Path | None] | None = None
+    ) -> None:
+        """Wait until *node* is ready; on its first boot its Docker gets *image*."""
         ref = spec.processes[node]
+        await self._until(spec, node, self._services_ready(["netd", "dockerd"]))
+        if image is not None and (archive := await image) is not None:
+            await asyncio.to_thread(self._load_one, ref, node, archive)
+        if spec.api:
+            await self._until(spec, node, self._services_ready(["podrunner"]))
         self.report(node, f"ready, pods in {probe.subnet(ref).get('FLANNEL_SUBNET', 'no subnet')}")
 
     async def _until(

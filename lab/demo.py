@@ -1,4 +1,5 @@
-"""``barenode lab demo``: containers on two hosts fetch each other's page over the overlay.
+"""``barenode lab demo``: containers on two hosts fetch each other's page over the overlay,
+and then the pages behind a service.
 
 Nobody configures a route: the addresses are those that netd leased and Docker gave out. A page
 counts only when it names the host it was asked of.
@@ -14,8 +15,9 @@ from lab import host
 from lab.cluster import Cluster
 from lab.errors import LabError
 from lab.images import recipe
-from lab.model import LabSpec, ProcessRef
+from lab.model import LabSpec, NodeSpec, ProcessRef
 from lab.output import Output, Sheet
+from lab.servicedemo import BURST, ServiceDemo
 
 IMAGE = "nginx"
 CONTAINER = "web"
@@ -74,7 +76,23 @@ class Demo:
         pairs = [(a, b) for a in refs for b in refs if a != b]
         visits = await asyncio.gather(*(self._visit(refs[a], a, b, addresses[b]) for a, b in pairs))
         self._output.sheet(demo_sheet(visits))
-        return bool(visits) and all(v.reached for v in visits)
+
+        async def in_container(node: NodeSpec, url: str) -> list[str]:
+            return await self._fetch(refs[node.name], url)
+
+        served = await ServiceDemo(self._output, in_container).run(spec)
+        return served and bool(visits) and all(v.reached for v in visits)
+
+    async def _fetch(self, ref: ProcessRef, url: str) -> list[str]:
+        """What the container on a host gets from *url*, until nothing comes."""
+        # busybox's wget ends by a segmentation fault when it is given a timeout of its own.
+        one = f"busybox timeout 2 busybox wget -q -O - {url}"
+        script = f"for i in $(seq {BURST}); do {one} || exit 0; done"
+        try:
+            said = await self._docker(ref, "exec", CONTAINER, "sh", "-c", script)
+        except CommandError as error:
+            raise LabError(f"the container for the demo does not run: {error}") from error
+        return said.splitlines()
 
     async def _docker(self, ref: ProcessRef, *arguments: str, timeout: float = 60.0) -> str:
         docker = [host.docker_client(), "--host=unix:///run/docker.sock", *arguments]

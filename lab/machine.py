@@ -141,43 +141,58 @@ def lacks_sys_resource(proc_self_status: str) -> bool:
     return match is not None and not int(match[1], 16) >> _CAP_SYS_RESOURCE & 1
 
 
-def fabric_services(spec: LabSpec) -> tuple[Service, ...]:
-    """etcd, listening on the fabric bridge's address."""
-    return (
-        Service(
-            name="etcd",
-            notify=True,
-            argv=(
-                "etcd",
-                "--name=fabric",
-                "--data-dir=/var/lib/etcd/data",
-                f"--listen-client-urls={spec.etcd},http://127.0.0.1:2379",
-                f"--advertise-client-urls={spec.etcd}",
-                "--listen-peer-urls=http://127.0.0.1:2380",
-                "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-                "--initial-cluster=fabric=http://127.0.0.1:2380",
-                "--logger=zap",
-            ),
+def fabric_services(spec: LabSpec, python: str) -> tuple[Service, ...]:
+    """etcd, and the API server if the lab has one, on the fabric bridge's address.
+
+    *python* runs the API server.
+    """
+    etcd = Service(
+        name="etcd",
+        notify=True,
+        argv=(
+            "etcd",
+            "--name=fabric",
+            "--data-dir=/var/lib/etcd/data",
+            f"--listen-client-urls={spec.etcd},http://127.0.0.1:2379",
+            f"--advertise-client-urls={spec.etcd}",
+            "--listen-peer-urls=http://127.0.0.1:2380",
+            "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+            "--initial-cluster=fabric=http://127.0.0.1:2380",
+            "--logger=zap",
         ),
     )
+    if not spec.api:
+        return (etcd,)
+    arguments = (
+        f"--etcd={spec.etcd}",
+        f"--listen={spec.api.removeprefix('http://')}",
+        f"--service-cluster-ip-range={spec.service_range}",
+        f"--advertise-address={spec.fabric.address}",
+    )
+    api = Service(name="api", after=("etcd",), argv=(python, "-m", "lab.api", *arguments))
+    return (etcd, api)
 
 
-def node_services(spec: LabSpec, netd: str, dockerd: str, wrapper: bool) -> tuple[Service, ...]:
-    """netd, and dockerd once netd is ready, as the systemd units of a real host order them."""
+def node_services(
+    spec: LabSpec, node: NodeSpec, netd: str, python: str, *, wrapper: bool
+) -> tuple[Service, ...]:
+    """netd, dockerd once netd is ready, then podrunner: as units of a real host order them.
+
+    *netd* and *python* are programs; with *wrapper* Docker runs through assets/runc-lab.
+    """
+    options = [f"--etcd-endpoints={spec.etcd}", "--iface=eth0", "--ip-masq"]
+    if spec.api:
+        options += [f"--master={spec.api}", f"--hostname-override={node.name}"]
     docker = [
-        dockerd,
+        "dockerd",
         "--host=unix:///run/docker.sock",
         "--exec-opt=native.cgroupdriver=cgroupfs",
         "--userland-proxy=false",
     ]
     if wrapper:
         docker += [f"--add-runtime=runc-lab={WRAPPER}", "--default-runtime=runc-lab"]
-    return (
-        Service(
-            name="netd",
-            notify=True,
-            argv=(netd, "run", f"--etcd-endpoints={spec.etcd}", "--iface=eth0", "--ip-masq"),
-        ),
+    services = [
+        Service(name="netd", notify=True, argv=(netd, "run", *options)),
         Service(
             name="dockerd",
             notify=True,
@@ -185,7 +200,12 @@ def node_services(spec: LabSpec, netd: str, dockerd: str, wrapper: bool) -> tupl
             environment_file=DOCKER_OPTIONS,
             argv=(*docker, "$DOCKER_OPTS"),
         ),
-    )
+    ]
+    if spec.api:
+        who = (f"--master={spec.api}", f"--node={node.name}", f"--address={node.address}")
+        runner = (python, "-m", "lab.podrunner", *who)
+        services.append(Service(name="podrunner", notify=True, after=("dockerd",), argv=runner))
+    return tuple(services)
 
 
 def hosts_of(spec: LabSpec) -> tuple[tuple[str, str], ...]:

@@ -27,19 +27,28 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A lab: its names, its address ranges, and the pid 1 of each node that was started."""
+    """A lab: its names, its address ranges, and the pid 1 of each node that was started.
+
+    ``service_range`` is empty in a lab without control plane.
+    """
 
     name: str
     underlay: str
     overlay: str
     fabric: NodeSpec
     nodes: tuple[NodeSpec, ...]
+    service_range: str = ""
     processes: dict[str, ProcessRef] = {}
 
     @property
     def etcd(self) -> str:
         """The URL at which this lab's etcd listens."""
         return f"http://{self.fabric.address}:2379"
+
+    @property
+    def api(self) -> str:
+        """The URL of this lab's API server, empty when it has none."""
+        return f"http://{self.fabric.address}:8080" if self.service_range else ""
 
     @property
     def members(self) -> tuple[NodeSpec, ...]:

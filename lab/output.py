@@ -61,6 +61,20 @@ def status_sheet(lab: LabStatus) -> Sheet:
     return Sheet(("node", "state", "address", "pods", "pid", "services"), rows)
 
 
+def headline(lab: LabStatus) -> str:
+    """One line about the lab as a whole."""
+    text = f"lab {lab.name} is {lab.state}; pods {lab.overlay}"
+    if (plane := lab.control) is None:
+        return text
+    text += f", services {lab.service_range}; API {plane.url}"
+    if not plane.ready:
+        return f"{text} does not answer"
+    return (
+        f"{text}, {plane.nodes_ready} of {plane.nodes} nodes Ready,"
+        f" {plane.pods_ready} of {plane.pods} pods Ready"
+    )
+
+
 def list_sheet(labs: Sequence[LabStatus], partial: Sequence[str]) -> Sheet:
     """All labs of this machine; *partial* are those without a readable state file."""
     rows = [

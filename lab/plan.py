@@ -1,8 +1,8 @@
 """Names and addresses of a lab: pure decisions about what is free and what clashes.
 
-Invariant: a lab's underlay and overlay overlap no range in use, and a netns name determines
-lab and node (the part after the last dash is the node), so labs named ``a`` and ``a-b`` never
-own each other's namespaces.
+Invariant: a lab's underlay, overlay and service range overlap no range in use, and a netns name
+determines lab and node (the part after the last dash is the node), so labs named ``a`` and
+``a-b`` never own each other's namespaces.
 """
 
 import difflib
@@ -21,6 +21,8 @@ MOST_NODES = 64
 # RFC 2544 benchmarking range: hosts that route it are rare. The private ranges are the reserve.
 _UNDERLAYS = (IPv4Network("198.18.0.0/15"), IPv4Network("172.31.0.0/16"))
 _OVERLAYS = IPv4Network("10.0.0.0/8")
+# Below the first overlay; its first /24 is the range of Kubernetes' early documents.
+_SERVICES = (IPv4Network("10.0.0.0/16"), IPv4Network("172.30.0.0/16"))
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
 _NETNS = re.compile(r"bn-(?P<lab>[a-z0-9-]+)-(?P<node>fabric|node[0-9]+)")
 
@@ -94,6 +96,16 @@ def choose_overlay(asked: IPv4Network | None, used: Sequence[IPv4Network]) -> IP
     raise UsageError("no free /16 in 10.0.0.0/8 for the pods: give one with --network")
 
 
+def choose_services(used: Sequence[IPv4Network]) -> IPv4Network:
+    """The first free /24 from 10.0.0.0/24 on for cluster IPs; raises UsageError when none is."""
+    for pool in _SERVICES:
+        for candidate in pool.subnets(new_prefix=24):
+            if not clashes(candidate, used):
+                return candidate
+    pools = ", ".join(map(str, _SERVICES))
+    raise UsageError(f"no free /24 for services in {pools}: use --control-plane none")
+
+
 def mac_of(address: IPv4Address) -> str:
     """A locally administered MAC that stays the same when the node is started again."""
     return "02:bd:" + address.packed.hex(":")
@@ -105,7 +117,12 @@ def machine_id(lab: str, node: str) -> str:
 
 
 def make_lab(
-    name: str, nodes: int, network: IPv4Network | None, used: Sequence[IPv4Network]
+    name: str,
+    nodes: int,
+    network: IPv4Network | None,
+    used: Sequence[IPv4Network],
+    *,
+    control_plane: bool = True,
 ) -> LabSpec:
     """Plan a lab of *nodes* hosts beside the ranges *used*; raises UsageError."""
     check_name(name)
@@ -116,6 +133,7 @@ def make_lab(
     if nodes > room:
         raise UsageError(f"{nodes} nodes: {overlay} holds {room}, each node leases a /24 of it")
     underlay = choose_underlay([*used, overlay])
+    services = str(choose_services([*used, overlay, underlay])) if control_plane else ""
 
     def member(node: str, offset: int) -> NodeSpec:
         address = underlay.network_address + offset
@@ -129,6 +147,7 @@ def make_lab(
         overlay=str(overlay),
         fabric=member(FABRIC, 1),
         nodes=tuple(member(f"node{i}", 10 + i) for i in range(1, nodes + 1)),
+        service_range=services,
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from lab import probe
+from lab import control, probe
+from lab.control import ControlStatus
 from lab.model import LabSpec, NodeSpec, ServiceState
 
 
@@ -28,7 +29,10 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A lab now. ``state``: ready when every node is, dead when none lives, else degraded."""
+    """A lab now. ``state``: ready when every node is, dead when none lives, else degraded.
+
+    ``control`` is None in a lab without control plane.
+    """
 
     name: str
     state: str
@@ -37,6 +41,8 @@ class LabStatus(msgspec.Struct, frozen=True, kw_only=True):
     etcd: str
     fabric: NodeStatus
     nodes: tuple[NodeStatus, ...]
+    service_range: str = ""
+    control: ControlStatus | None = None
 
 
 def node_state(
@@ -95,6 +101,7 @@ def _document(reply: tuple[int, bytes] | None) -> Any:
 
 async def look(spec: LabSpec) -> LabStatus:
     """What the lab is doing."""
+    plane = asyncio.ensure_future(control.look(spec))
     fabric, *nodes = await asyncio.gather(*(look_at_node(spec, m) for m in spec.members))
     return LabStatus(
         name=spec.name,
@@ -104,4 +111,6 @@ async def look(spec: LabSpec) -> LabStatus:
         etcd=spec.etcd,
         fabric=fabric,
         nodes=tuple(nodes),
+        service_range=spec.service_range,
+        control=await plane,
     )

@@ -215,11 +215,19 @@ def test_a_network_that_is_in_use_is_refused(operator: Operator) -> None:
     assert operator.name() not in operator("lab", "list")
 
 
-def test_the_demo_reaches_every_page_and_removes_its_lab(operator: Operator) -> None:
-    """Exit status 0 says that each container fetched the other's page."""
+def test_the_demo_reaches_every_page_and_every_pod_and_removes_its_lab(operator: Operator) -> None:
+    """Exit status 0 says that all answered: over the overlay, and behind the service.
+
+    The service is visited from each host, from a container on each host, and on each host's node
+    port from outside, before and after scaling to 3. Needs netd's services.
+    """
     began = time.monotonic()
     shown = operator("lab", "demo", "--name", operator.name())
-    assert "container on node1" in shown
-    assert shown.count("  yes\n") == 2
+    lines = [line for line in shown.splitlines() if line.endswith("  yes")]
+    assert len(lines) == 2 + 6 + 6
+    for place in ("host node1", "container on node1", "host node2", "container on node2"):
+        assert sum(line.startswith(f"{place} ") and ":80/" in line for line in lines) == 2
+    outside = [line for line in lines if line.startswith("outside") and ":30061/" in line]
+    assert [line.count("nginx-") for line in outside] == [2, 2, 3, 3]
     assert time.monotonic() - began < 90
     assert operator.name() not in operator("lab", "list")

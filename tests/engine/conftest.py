@@ -64,7 +64,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     image = tmp_path_factory.mktemp("image") / "busybox.tar"
     barenode("lab", "down", "--name", NAME, check=False)
     try:
-        barenode("lab", "up", "--name", NAME, "--nodes", "1")
+        barenode("lab", "up", "--name", NAME, "--nodes", "1", "--control-plane", "none")
         barenode("image", "build", "busybox", "-o", str(image))
         barenode("lab", "load", "--name", NAME, str(image))
         made = Host()

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from lab import cli, output, probe, status
 from lab.__main__ import only_failure
 from lab.cluster import node_environment
+from lab.control import ControlStatus
 from lab.demo import Visit, demo_sheet, next_step, page
 from lab.errors import BusyError, LabError, NotFoundError, PrerequisiteError, UsageError
 from lab.model import ProcessRef, ServiceState
@@ -59,12 +61,16 @@ def test_commands_become_values() -> None:
     assert (load.image, load.nodes) == ("a.tar", ["node1", "node2"])
     assert cli.parse(["lab", "down", "--all"], "1").all
     assert cli.parse(["lab", "demo"], "1").name == "demo"
+    assert up.control_plane == "embedded"
+    assert cli.parse(["lab", "up", "--control-plane", "none"], "1").control_plane == "none"
 
 
 def test_everything_after_two_dashes_belongs_to_the_command_in_the_node() -> None:
     """Also words that look like our own flags, and further dashes."""
     found = cli.parse(["lab", "exec", "--name", "x", "node1", "--", "ls", "--name", "--"], "1")
     assert (found.name, found.node, found.remainder) == ("x", "node1", ["ls", "--name", "--"])
+    asked = cli.parse(["lab", "kubectl", "--", "get", "pods", "--name", "-A"], "1")
+    assert (asked.name, asked.remainder) == ("lab", ["get", "pods", "--name", "-A"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,8 @@ def test_everything_after_two_dashes_belongs_to_the_command_in_the_node() -> Non
         (("lab", "status", "--jsn"), "did you mean '--json'"),
         (("lab", "up", "--nodes", "many"), "invalid int value"),
         (("lab", "exec", "node1"), "exec needs a command"),
-        (("lab", "down", "--", "x"), "for exec only"),
+        (("lab", "down", "--", "x"), "for exec and kubectl only"),
+        (("lab", "kubectl"), "kubectl needs its arguments"),
         (("lab",), "required: COMMAND"),
         ((), "required: COMMAND"),
     ],
@@ -176,6 +183,20 @@ def test_the_table_says_what_netd_complains_about_and_what_was_restarted() -> No
     )
     cell = output.status_sheet(lab(node)).rows[1][-1]
     assert cell == "netd ready (restarted 2x), netd says not ready: no etcd"
+
+
+def test_the_headline_tells_what_the_control_plane_says() -> None:
+    """Its URL, and how many of its nodes and pods are ready, unless it does not answer."""
+    bare = lab(NODE)
+    assert output.headline(bare) == "lab lab is ready; pods 10.1.0.0/16"
+    url = "http://198.18.0.1:8080"
+    plane = ControlStatus(url=url, ready=True, nodes=2, nodes_ready=1, pods=4, pods_ready=3)
+    found = msgspec.structs.replace(bare, service_range="10.0.0.0/24", control=plane)
+    assert output.headline(found).endswith(
+        f"services 10.0.0.0/24; API {url}, 1 of 2 nodes Ready, 3 of 4 pods Ready"
+    )
+    silent = msgspec.structs.replace(found, control=ControlStatus(url=url))
+    assert output.headline(silent).endswith(f"API {url} does not answer")
 
 
 def test_labs_that_are_partly_there_are_listed() -> None:

@@ -86,7 +86,8 @@ def test_a_missing_capability_is_noticed(bounding: str, lacks: bool) -> None:
 
 def test_dockerd_follows_netd_and_takes_its_options() -> None:
     """The runtime wrapper is only there where it is needed."""
-    netd, dockerd = machine.node_services(SPEC, "/opt/netd", "dockerd", wrapper=False)
+    plain = make_lab("x", 2, None, [], control_plane=False)
+    netd, dockerd = machine.node_services(plain, plain.nodes[0], "/opt/netd", "py", wrapper=False)
     assert netd.argv == (
         "/opt/netd",
         "run",
@@ -98,8 +99,35 @@ def test_dockerd_follows_netd_and_takes_its_options() -> None:
     assert dockerd.environment_file == "/run/docker_opts.env"
     assert "--userland-proxy=false" in dockerd.argv
     assert not any("runc-lab" in argument for argument in dockerd.argv)
-    _, wrapped = machine.node_services(SPEC, "/opt/netd", "dockerd", wrapper=True)
+    _, wrapped = machine.node_services(plain, plain.nodes[0], "/opt/netd", "py", wrapper=True)
     assert "--default-runtime=runc-lab" in wrapped.argv
+
+
+def test_with_a_control_plane_netd_and_podrunner_are_told_of_it() -> None:
+    """They know themselves by the lab's name for the node; nothing waits for the API server."""
+    netd, dockerd, runner = machine.node_services(
+        SPEC, SPEC.nodes[1], "/opt/netd", "py", wrapper=False
+    )
+    assert {"--master=http://198.18.0.1:8080", "--hostname-override=node2"} <= set(netd.argv)
+    assert (netd.after, dockerd.after, runner.after) == ((), ("netd",), ("dockerd",))
+    assert runner.argv == (
+        "py",
+        "-m",
+        "lab.podrunner",
+        "--master=http://198.18.0.1:8080",
+        "--node=node2",
+        "--address=198.18.0.12",
+    )
+
+
+def test_the_fabric_runs_the_api_server_beside_etcd_if_it_is_wanted() -> None:
+    """With the lab's own service range."""
+    etcd, api = machine.fabric_services(SPEC, "py")
+    assert (etcd.name, api.after) == ("etcd", ("etcd",))
+    assert "--service-cluster-ip-range=10.0.0.0/24" in api.argv
+    assert "--listen=198.18.0.1:8080" in api.argv
+    plain = make_lab("x", 2, None, [], control_plane=False)
+    assert [service.name for service in machine.fabric_services(plain, "py")] == ["etcd"]
 
 
 def test_an_environment_file_is_read_as_systemd_reads_it() -> None:

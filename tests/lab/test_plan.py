@@ -38,14 +38,16 @@ def test_names_that_could_escape_a_directory_are_refused(name: str) -> None:
 
 @given(st.lists(NETWORKS, max_size=8), st.integers(1, 8))
 def test_a_lab_overlaps_nothing_in_use(used: list[IPv4Network], nodes: int) -> None:
-    """Neither its hosts' network nor its pods' network, nor the two each other."""
+    """Neither its hosts' network nor those of pods and services, nor these each other."""
     try:
         spec = plan.make_lab("x", nodes, None, used)
     except UsageError:
         return
     underlay, overlay = IPv4Network(spec.underlay), IPv4Network(spec.overlay)
+    services = IPv4Network(spec.service_range)
     assert not plan.clashes(underlay, used)
     assert not plan.clashes(overlay, used)
+    assert not plan.clashes(services, [*used, underlay, overlay])
     assert not underlay.overlaps(overlay)
     addresses = [IPv4Address(member.address) for member in spec.members]
     assert len(set(addresses)) == nodes + 1
@@ -55,10 +57,11 @@ def test_a_lab_overlaps_nothing_in_use(used: list[IPv4Network], nodes: int) -> N
 def test_a_second_lab_gets_other_ranges() -> None:
     """Labs side by side."""
     first = plan.make_lab("a", 2, None, [])
-    taken = [IPv4Network(first.underlay), IPv4Network(first.overlay)]
+    taken = [IPv4Network(text) for text in (first.underlay, first.overlay, first.service_range)]
     second = plan.make_lab("b", 2, None, taken)
     assert (first.overlay, second.overlay) == ("10.1.0.0/16", "10.2.0.0/16")
     assert (first.underlay, second.underlay) == ("198.18.0.0/24", "198.18.1.0/24")
+    assert (first.service_range, second.service_range) == ("10.0.0.0/24", "10.0.1.0/24")
 
 
 def test_a_default_route_is_no_clash_and_a_real_one_is_named() -> None:
@@ -93,6 +96,15 @@ def test_a_machine_without_free_ranges_gets_a_sentence() -> None:
         plan.choose_overlay(None, [IPv4Network("10.0.0.0/8")])
     with pytest.raises(UsageError, match="no free /24"):
         plan.choose_underlay([IPv4Network("128.0.0.0/1")])
+    with pytest.raises(UsageError, match="--control-plane none"):
+        plan.choose_services([IPv4Network("0.0.0.0/1"), IPv4Network("128.0.0.0/1")])
+
+
+def test_a_lab_without_control_plane_has_no_services_and_no_api_server() -> None:
+    """Its address is known from the spec alone otherwise."""
+    assert plan.make_lab("x", 1, None, []).api == "http://198.18.0.1:8080"
+    bare = plan.make_lab("x", 1, None, [], control_plane=False)
+    assert (bare.api, bare.service_range) == ("", "")
 
 
 def test_identities_are_stable_and_distinct() -> None:

@@ -1,0 +1,400 @@
+"""The objects of the cluster: what server and controllers read, write and follow.
+
+A write is one etcd transaction that holds only while the object is unchanged; when another
+write came first it is worked out again from the newer object, unless the caller named the
+version that it was based on. Services are written one at a time: their addresses and node
+ports are chosen from what is free at that moment.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import nullcontext
+from ipaddress import IPv4Network
+from random import choices
+
+import msgspec
+
+from hostkit.etcd.errors import EtcdError
+from hostkit.etcd.gateway import EtcdClient, Op, delete, mod_revision_is, put
+from lab.api import defaults, services, validation
+from lab.api.kinds import ENDPOINT_SLICE, ENDPOINTS, NAMESPACE, POD, REPLICA_SET, SERVICE, Kind
+from lab.api.meta import Scope, carry_over, check_based_on, grace_of, name_of, scheduled, wish
+from lab.api.mirror import Item, Mirror, Name, Shelf, etcd_key
+from lab.api.objects import (
+    FieldErrors,
+    Json,
+    StatusError,
+    already_exists,
+    bad_request,
+    conflict,
+    forbidden,
+    items,
+    not_found,
+    part,
+    path,
+    timestamp,
+)
+from lab.api.schema import conform
+
+__all__ = ["Json", "Registry", "StatusError"]
+
+SERVICES = IPv4Network("10.0.0.0/24")
+ALWAYS_THERE = ("default", "kube-system")
+CAUGHT_UP = 10.0
+"""Seconds within which a write has to come back from etcd."""
+ATTEMPTS = 10
+# The characters of kube's generated names: no vowels, so no words.
+_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+
+
+class _OutdatedError(Exception):
+    """The object changed before it was written."""
+
+
+class Registry:
+    """Objects by kind, namespace ("" for kinds without one) and name, kept in etcd.
+
+    Every object that is returned is the caller's own copy. Raises StatusError (objects.py);
+    503 when etcd does not answer. *history* is how many changes per kind are kept for watches.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        *,
+        service_range: IPv4Network = SERVICES,
+        history: int = 10_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._pool = services.ServicePool(service_range)
+        self._clock = clock
+        self._services = asyncio.Lock()
+        self._follower: asyncio.Task[None] | None = None
+        self.mirror = Mirror(client, history=history)
+
+    async def start(self) -> None:
+        """Read etcd and make the namespaces that always exist; then everything below works."""
+        self._follower = asyncio.create_task(self.mirror.run())
+        await self.mirror.reached(1)
+        for name in ALWAYS_THERE:
+            await self._ensure(NAMESPACE, "", {"metadata": {"name": name}})
+
+    async def close(self) -> None:
+        """Stop following etcd."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.gather(self._follower, return_exceptions=True)
+
+    async def advertise(self, address: str, port: int) -> None:
+        """Make the service ``kubernetes`` lead to *address*:*port*, where this server answers."""
+        meta = {"name": "kubernetes", "namespace": "default"}
+        labels = {"component": "apiserver", "provider": "kubernetes"}
+        entry = {"name": "http", "port": port, "protocol": "TCP"}
+        service: Json = {
+            "metadata": {**meta, "labels": labels},
+            "spec": {
+                "clusterIP": str(self._pool.first),
+                "ports": [{**entry, "port": 443, "targetPort": port}],
+            },
+        }
+        unmirrored = {"endpointslice.kubernetes.io/skip-mirror": "true"}
+        endpoints: Json = {
+            "metadata": {**meta, "labels": unmirrored},
+            "subsets": [{"addresses": [{"ip": address}], "ports": [entry]}],
+        }
+        slices: Json = {
+            "metadata": {**meta, "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+            "ports": [entry],
+        }
+        await self._ensure(SERVICE, "default", service)
+        await self._ensure(ENDPOINTS, "default", endpoints)
+        await self._ensure(ENDPOINT_SLICE, "default", slices)
+
+    async def _ensure(self, kind: Kind, namespace: str, obj: Json) -> None:
+        try:
+            await self.create(kind, namespace, obj)
+        except StatusError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            await self.change(kind, namespace, obj["metadata"]["name"], lambda old: {**old, **{
+                name: value for name, value in obj.items() if name != "metadata"
+            }})  # fmt: skip
+
+    # Reading
+
+    def shelf(self, kind: Kind) -> Shelf:
+        """The objects of *kind* with their history."""
+        return self.mirror.shelves[kind]
+
+    def item(self, kind: Kind, namespace: str, name: str) -> Item:
+        """One object as it is served; 404."""
+        found = self.shelf(kind).items.get((namespace, name))
+        if found is None:
+            raise not_found(kind, name)
+        return found
+
+    async def get(self, kind: Kind, namespace: str, name: str) -> Json:
+        """One object; 404."""
+        return self.item(kind, namespace, name).obj()
+
+    async def list(
+        self, kind: Kind, namespace: str = "", labels: Mapping[str, str] | None = None
+    ) -> list[Json]:
+        """The objects of *namespace* ("": of all) that carry all *labels*, sorted by name."""
+        shelf, wanted = self.shelf(kind), (labels or {}).items()
+        return [
+            shelf.items[name].obj()
+            for name in shelf.names()
+            if namespace in {"", name[0]} and wanted <= shelf.items[name].labels.items()
+        ]
+
+    async def watch(self, kind: Kind) -> AsyncIterator[tuple[str, Json]]:
+        """For ever: ("ADDED"|"MODIFIED"|"DELETED", object), beginning with all that are there.
+
+        Who reads too slowly misses intermediate states, never the last one.
+        """
+        shelf = self.shelf(kind)
+        known: dict[Name, Item] = {}
+        position, epoch = 0, -1
+        while True:
+            changed = shelf.changed
+            whole = epoch != shelf.epoch or position < shelf.start
+            news = shelf.difference(known) if whole else shelf.since(position)
+            position, epoch = shelf.end(), shelf.epoch
+            for change in news:
+                if change.after is None:
+                    known.pop(change.name, None)
+                else:
+                    known[change.name] = change.after
+                yield change.type, msgspec.json.decode(change.last())
+            await changed.wait()
+
+    # Writing
+
+    async def create(self, kind: Kind, namespace: str, obj: Json) -> Json:
+        """Default, check and store; 409 AlreadyExists, 422 Invalid."""
+        new, _ = conform(kind, obj)
+        meta = self._new_meta(kind, namespace, new)
+        new = {"apiVersion": kind.api_version, "kind": kind.name, **new, "metadata": meta}
+        self._admit(kind, new, namespace)
+        defaults.fill(kind, new)
+        if kind.status:
+            new["status"] = defaults.first_status(kind, new)
+        return await self._write(kind, new, None)
+
+    async def update(self, kind: Kind, obj: Json) -> Json:
+        """Replace all but the status; 409 Conflict if ``resourceVersion`` is given and old."""
+        namespace, name = name_of(kind, obj)
+        return await self.change(kind, namespace, name, lambda _: obj)
+
+    async def update_status(self, kind: Kind, obj: Json) -> Json:
+        """Replace the status alone; 409 Conflict as in update."""
+        namespace, name = name_of(kind, obj)
+        return await self.change(kind, namespace, name, lambda _: obj, scope="status")
+
+    async def change(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        make: Callable[[Json], Json],
+        *,
+        scope: Scope = "spec",
+    ) -> Json:
+        """Replace what *scope* names of an object by what *make* makes of a copy of it.
+
+        "wish" is all but the status; "spec" leaves a pod's node alone too.
+        *make* is called again when another write came first.
+        """
+        for _ in range(ATTEMPTS):
+            item = self.item(kind, namespace, name)
+            old = item.obj()
+            new, _dropped = conform(kind, make(item.obj()))
+            check_based_on(kind, name, old, new)
+            new = carry_over(kind, old, new, scope)
+            if kind is POD and not path(old, "spec.nodeName") and path(new, "spec.nodeName"):
+                scheduled(new, timestamp(self._clock()))
+            try:
+                return await self._write(kind, new, item)
+            except _OutdatedError:
+                continue
+        raise conflict(kind, name)
+
+    async def bind(self, namespace: str, name: str, node: str) -> None:
+        """Put a pod on *node*; 409 when it is on one or being deleted."""
+
+        def place(pod: Json) -> Json:
+            if path(pod, "spec.nodeName"):
+                raise conflict(POD, name, f"pod {name} is already assigned to node "
+                               f'"{pod["spec"]["nodeName"]}"')  # fmt: skip
+            if path(pod, "metadata.deletionTimestamp"):
+                raise conflict(
+                    POD, name, f"pod {name} is being deleted, cannot be assigned to a host"
+                )
+            pod["spec"]["nodeName"] = node
+            return pod
+
+        await self.change(POD, namespace, name, place, scope="wish")
+
+    async def delete(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        *,
+        grace: int | None = None,
+        uid: str = "",
+        orphan: bool = False,
+    ) -> Json:
+        """Delete; 404; 409 if *uid* is given and another one's. Returns the object as it was left.
+
+        A pod on a node is only marked (deletionTimestamp) until called with *grace* 0; so is a
+        namespace, which the namespace controller empties and then deletes with *grace* 0.
+        *orphan* first removes the owner references to it from pods and replica sets.
+        """
+        if kind is NAMESPACE and name in ALWAYS_THERE:
+            raise forbidden(kind, name, "this namespace may not be deleted")
+        if orphan:
+            await self._orphan(path(self.item(kind, namespace, name).obj(), "metadata.uid"))
+        for _ in range(ATTEMPTS):
+            item = self.item(kind, namespace, name)
+            obj = item.obj()
+            found = path(obj, "metadata.uid")
+            if uid and uid != found:
+                raise conflict(kind, name, f"Precondition failed: UID in precondition: {uid}, "
+                               f"UID in object meta: {found}")  # fmt: skip
+            seconds = grace_of(kind, obj, grace)
+            try:
+                if not seconds:
+                    await self._commit(kind, (namespace, name), item.revision, delete)
+                    return obj
+                if not self._mark(kind, obj, seconds):
+                    return obj
+                return await self._store(kind, obj, item.revision)
+            except _OutdatedError:
+                continue
+        raise conflict(kind, name)
+
+    def _mark(self, kind: Kind, obj: Json, seconds: int) -> bool:
+        """Mark *obj* as being deleted within *seconds*; False if it was, and as soon."""
+        meta = obj["metadata"]
+        before = meta.get("deletionGracePeriodSeconds")
+        if "deletionTimestamp" in meta and (before is None or before <= seconds):
+            return False
+        meta["deletionTimestamp"] = timestamp(self._clock() + seconds * (kind is POD))
+        if kind is POD:
+            meta["deletionGracePeriodSeconds"] = seconds
+        else:
+            obj["status"] = {**part(obj, "status"), "phase": "Terminating"}
+        return True
+
+    async def _orphan(self, uid: str | None) -> None:
+        def without(obj: Json) -> Json:
+            owners = items(obj, "metadata.ownerReferences")
+            obj["metadata"]["ownerReferences"] = [o for o in owners if o.get("uid") != uid]
+            return obj
+
+        for kind in (POD, REPLICA_SET):
+            for place, item in list(self.shelf(kind).items.items()):
+                owners = items(item.obj(), "metadata.ownerReferences")
+                if any(owner.get("uid") == uid for owner in owners):
+                    await self.change(kind, *place, without)
+
+    def _new_meta(self, kind: Kind, namespace: str, new: Json) -> Json:
+        meta: Json = new.get("metadata") or {}
+        if meta.get("resourceVersion"):
+            raise bad_request("resourceVersion should not be set on objects to be created")
+        for name in ("selfLink", "managedFields", "deletionTimestamp", "resourceVersion"):
+            meta.pop(name, None)
+        prefix = meta.get("generateName")
+        if prefix and not meta.get("name"):
+            meta["name"] = prefix[:58] + "".join(choices(_SUFFIX, k=5))
+        if kind.namespaced:
+            if meta.setdefault("namespace", namespace) != namespace:
+                raise bad_request(
+                    "the namespace of the provided object does not match the namespace sent on "
+                    "the request"
+                )
+        else:
+            meta.pop("namespace", None)
+        meta["uid"] = str(uuid.uuid4())
+        meta["creationTimestamp"] = timestamp(self._clock())
+        if kind.generation:
+            meta["generation"] = 1
+        return meta
+
+    def _admit(self, kind: Kind, new: Json, namespace: str) -> None:
+        if not kind.namespaced:
+            return
+        home = self.shelf(NAMESPACE).items.get(("", namespace))
+        if home is None:
+            raise not_found(NAMESPACE, namespace)
+        if path(home.obj(), "status.phase") == "Terminating":
+            why = (
+                f"unable to create new content in namespace {namespace} because it is being "
+                "terminated"
+            )
+            raise forbidden(kind, new["metadata"].get("name", ""), why)
+
+    async def _write(self, kind: Kind, new: Json, item: Item | None) -> Json:
+        """Check *new*, which is to follow *item*, and store it unless it is equal."""
+        name = new["metadata"].get("name", "")
+        place = (new["metadata"].get("namespace", ""), name)
+        if item is None and place in self.shelf(kind).items:
+            raise already_exists(kind, name)
+        old = item.obj() if item else None
+        async with self._services if kind is SERVICE else nullcontext():
+            if old is not None:
+                if kind is SERVICE:
+                    services.keep_assigned(old, new)
+                defaults.fill(kind, new)
+            validation.check(kind, new, old)
+            if kind is SERVICE:
+                errors = FieldErrors()
+                self._pool.assign(errors, new, old, self.shelf(SERVICE).taken)
+                errors.raise_for(kind, name)
+            if item is not None and new == old:
+                return new
+            if kind.generation and old is not None and wish(new) != wish(old):
+                new["metadata"]["generation"] = (path(old, "metadata.generation") or 0) + 1
+            try:
+                return await self._store(kind, new, item.revision if item else 0)
+            except _OutdatedError:
+                if item is None:
+                    raise already_exists(kind, name) from None
+                raise
+
+    async def _store(self, kind: Kind, obj: Json, revision: int) -> Json:
+        meta = obj["metadata"]
+        meta.pop("resourceVersion", None)
+        value = msgspec.json.encode(obj)
+        place = (meta.get("namespace", ""), meta["name"])
+        written = await self._commit(kind, place, revision, lambda key: put(key, value))
+        meta["resourceVersion"] = str(written)
+        return obj
+
+    async def _commit(
+        self, kind: Kind, name: Name, revision: int, write: Callable[[str], Op]
+    ) -> int:
+        """Do *write* if the object is still at *revision*; returns when the mirror shows it."""
+        key = etcd_key(kind, name)
+        try:
+            async with asyncio.timeout(CAUGHT_UP):
+                result = await self._client.txn([mod_revision_is(key, revision)], [write(key)])
+                if result.succeeded:
+                    await self.mirror.reached(result.revision)
+                elif revision:
+                    await self.mirror.differs(kind, name, revision)
+        except EtcdError as error:
+            raise StatusError(503, "ServiceUnavailable", str(error)) from error
+        except TimeoutError as error:
+            text = "etcd did not report the write in time; it may have been applied"
+            raise StatusError(504, "Timeout", text) from error
+        if not result.succeeded:
+            raise _OutdatedError
+        return result.revision
