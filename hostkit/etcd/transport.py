@@ -7,7 +7,6 @@ because only then must a write not be repeated blindly.
 import asyncio
 import io
 import os
-import socket
 from http import HTTPStatus
 
 import aiohttp
@@ -23,6 +22,7 @@ from hostkit.etcd.errors import (
     EtcdTlsError,
     EtcdVersionError,
 )
+from hostkit.streams import keep_alive
 
 CANCELLED, UNKNOWN, INVALID, DEADLINE, NOT_FOUND = 1, 2, 3, 4, 5
 DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 7, 8, 14, 16
@@ -99,7 +99,7 @@ class Transport:
             raise _late(endpoint, "no answer", timeout, sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _fault(endpoint, error, self._config) from error
-        _keep_alive(response)
+        keep_alive(response)
         return Stream(endpoint, response, self._config)
 
     def reload(self) -> None:
@@ -142,17 +142,6 @@ class Transport:
             ssl=self._ssl or True,
             allow_redirects=False,
         )
-
-
-def _keep_alive(response: aiohttp.ClientResponse) -> None:
-    """Let the kernel notice within half a minute that a silent stream's connection is dead."""
-    transport = response.connection.transport if response.connection is not None else None
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
 def _late(endpoint: str, what: str, timeout: float, *, sent: bool) -> EndpointFault:

@@ -34,13 +34,13 @@ from hostkit.etcd.errors import (
 from hostkit.etcd.faults import Faults
 from hostkit.etcd.gateway import EtcdClient
 from hostkit.reconcile import Backoff
+from hostkit.streams import Lines
 
 __all__ = [
     "Changes",
     "Cursor",
     "Event",
     "KeyValue",
-    "Lines",
     "Snapshot",
     "WatchListener",
     "watch_key",
@@ -137,24 +137,6 @@ def _newest(kvs: Iterable[KeyValue]) -> KeyValue | None:
 
 class _RebuiltError(EtcdError):
     """The endpoint's history is not the one we followed."""
-
-
-class Lines:
-    """Splits a stream of bytes into lines; keeps only the incomplete last one."""
-
-    def __init__(self) -> None:
-        self._rest = bytearray()
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """The lines completed by *chunk*."""
-        if b"\n" not in chunk:
-            self._rest += chunk
-            return []
-        *lines, rest = chunk.split(b"\n")
-        if self._rest:
-            lines[0] = bytes(self._rest) + lines[0]
-        self._rest = bytearray(rest)
-        return [line for line in lines if line]
 
 
 class WatchOptions(TypedDict, total=False):

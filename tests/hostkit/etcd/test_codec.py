@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hostkit.etcd import codec
-from hostkit.etcd.watch import Changes, Cursor, Lines
+from hostkit.etcd.watch import Changes, Cursor
 
 
 @given(st.text(min_size=1), st.binary())
@@ -63,17 +63,6 @@ def test_a_transaction_names_each_operation_as_the_gateway_wants_it() -> None:
     value = b64encode(b"v").decode()
     assert wire["success"][0] == {"requestPut": {"key": key, "value": value, "lease": "5"}}
     assert wire["failure"] == [{"requestRange": {"key": key}}]
-
-
-@given(st.lists(st.binary(min_size=1).filter(lambda line: b"\n" not in line)), st.data())
-def test_lines_are_found_however_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
-    stream = b"".join(line + b"\n" for line in lines)
-    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
-    splitter = Lines()
-    found: list[bytes] = []
-    for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found += splitter.feed(stream[begin:end])
-    assert found == lines
 
 
 def _put(key: str, created: int, modified: int) -> codec.Event:
