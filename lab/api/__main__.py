@@ -14,6 +14,7 @@ from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.gateway import EtcdClient
 from lab.api.controllers.manager import run_controllers
 from lab.api.faults import Faults
+from lab.api.names import endpoint_address
 from lab.api.objects import StatusError
 from lab.api.registry import Registry
 from lab.api.server import Server
@@ -42,9 +43,18 @@ def _network(text: str) -> IPv4Network:
 
 def _address(text: str) -> IPv4Address:
     try:
-        return IPv4Address(text)
+        address = IPv4Address(text)
     except AddressValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no IPv4 address") from error
+    if wrong := endpoint_address(text):
+        raise argparse.ArgumentTypeError(f"{text} {wrong}: other hosts could not reach it")
+    return address
+
+
+def advertised(options: argparse.Namespace) -> str:
+    """The endpoint of the service kubernetes; empty when other hosts cannot reach this server."""
+    host = str(options.advertise_address or options.listen[0])
+    return "" if endpoint_address(host) else host
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -64,7 +74,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--advertise-address", type=_address, metavar="IP",
-        help="the endpoint of the service kubernetes (that of --listen)",
+        help="the endpoint of the service kubernetes (that of --listen, none if it is loopback)",
     )  # fmt: skip
     parser.add_argument("--faults", action="store_true", help="let POST /faults break things")
     parser.add_argument(
@@ -91,7 +101,7 @@ async def serve(options: argparse.Namespace) -> int:
             return 0
         await tasks.pop()
         port = await server.start(host, port)
-        await registry.advertise(str(options.advertise_address or host), port)
+        await registry.advertise(advertised(options), port)
         log.info("the lab's API server answers at http://%s:%d", host, port)
         if not options.no_controllers:
             tasks.append(asyncio.create_task(run_controllers(registry)))

@@ -1,10 +1,12 @@
 """Who writes which part of an object: what a client may change and what the server keeps."""
 
+import uuid
+from random import choices
 from typing import Literal, cast
 
 from lab.api.kinds import NAMESPACE, POD, Kind
 from lab.api.mirror import Name
-from lab.api.objects import Json, bad_request, conflict, items, part, path
+from lab.api.objects import Json, bad_request, conflict, items, part, path, timestamp
 
 # Fields of the metadata that the server alone writes.
 _OWN_META = (
@@ -12,6 +14,9 @@ _OWN_META = (
     "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink",
     "managedFields",
 )  # fmt: skip
+
+# The characters of kube's generated names: no vowels, so no words.
+_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 
 Scope = Literal["wish", "spec", "status"]
 
@@ -82,3 +87,42 @@ def grace_of(kind: Kind, obj: Json, asked: int | None) -> int:
         return 0
     wished = path(obj, "spec.terminationGracePeriodSeconds")
     return asked if asked is not None else int(30 if wished is None else wished)
+
+
+def mark_leaving(kind: Kind, obj: Json, seconds: int, now: float) -> bool:
+    """Mark *obj* as being deleted within *seconds*; False if it was, and as soon."""
+    meta = obj["metadata"] = part(obj, "metadata")
+    before = meta.get("deletionGracePeriodSeconds")
+    if "deletionTimestamp" in meta and (before is None or before <= seconds):
+        return False
+    meta["deletionTimestamp"] = timestamp(now + seconds * (kind is POD))
+    if kind is POD:
+        meta["deletionGracePeriodSeconds"] = seconds
+    elif kind is NAMESPACE:
+        obj["status"] = {**part(obj, "status"), "phase": "Terminating"}
+    return True
+
+
+def new_meta(kind: Kind, namespace: str, new: Json, now: float) -> Json:
+    """The metadata of a new object, *new* in *namespace*; raises 400."""
+    meta: Json = new.get("metadata") or {}
+    if meta.get("resourceVersion"):
+        raise bad_request("resourceVersion should not be set on objects to be created")
+    for name in ("selfLink", "managedFields", "deletionTimestamp", "resourceVersion"):
+        meta.pop(name, None)
+    prefix = meta.get("generateName")
+    if prefix and not meta.get("name"):
+        meta["name"] = prefix[:58] + "".join(choices(_SUFFIX, k=5))
+    if kind.namespaced:
+        if meta.setdefault("namespace", namespace) != namespace:
+            raise bad_request(
+                "the namespace of the provided object does not match the namespace sent on "
+                "the request"
+            )
+    else:
+        meta.pop("namespace", None)
+    meta["uid"] = str(uuid.uuid4())
+    meta["creationTimestamp"] = timestamp(now)
+    if kind.generation:
+        meta["generation"] = 1
+    return meta

@@ -8,11 +8,9 @@ ports are chosen from what is free at that moment.
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from ipaddress import IPv4Network
-from random import choices
 
 import msgspec
 
@@ -20,19 +18,27 @@ from hostkit.etcd.errors import EtcdError
 from hostkit.etcd.gateway import EtcdClient, Op, delete, mod_revision_is, put
 from lab.api import defaults, services, validation
 from lab.api.kinds import ENDPOINT_SLICE, ENDPOINTS, NAMESPACE, POD, REPLICA_SET, SERVICE, Kind
-from lab.api.meta import Scope, carry_over, check_based_on, grace_of, name_of, scheduled, wish
+from lab.api.meta import (
+    Scope,
+    carry_over,
+    check_based_on,
+    grace_of,
+    mark_leaving,
+    name_of,
+    new_meta,
+    scheduled,
+    wish,
+)
 from lab.api.mirror import Item, Mirror, Name, Shelf, etcd_key
 from lab.api.objects import (
     FieldErrors,
     Json,
     StatusError,
     already_exists,
-    bad_request,
     conflict,
     forbidden,
     items,
     not_found,
-    part,
     path,
     timestamp,
 )
@@ -45,8 +51,6 @@ ALWAYS_THERE = ("default", "kube-system")
 CAUGHT_UP = 10.0
 """Seconds within which a write has to come back from etcd."""
 ATTEMPTS = 10
-# The characters of kube's generated names: no vowels, so no words.
-_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 
 
 class _OutdatedError(Exception):
@@ -89,7 +93,7 @@ class Registry:
             await asyncio.gather(self._follower, return_exceptions=True)
 
     async def advertise(self, address: str, port: int) -> None:
-        """Make the service ``kubernetes`` lead to *address*:*port*, where this server answers."""
+        """Make the service ``kubernetes`` lead to *address*:*port*, or nowhere if it is empty."""
         meta = {"name": "kubernetes", "namespace": "default"}
         labels = {"component": "apiserver", "provider": "kubernetes"}
         entry = {"name": "http", "port": port, "protocol": "TCP"}
@@ -112,6 +116,8 @@ class Registry:
             "ports": [entry],
         }
         await self._ensure(SERVICE, "default", service)
+        if not address:
+            return
         await self._ensure(ENDPOINTS, "default", endpoints)
         await self._ensure(ENDPOINT_SLICE, "default", slices)
 
@@ -179,7 +185,7 @@ class Registry:
     async def create(self, kind: Kind, namespace: str, obj: Json) -> Json:
         """Default, check and store; 409 AlreadyExists, 422 Invalid."""
         new, _ = conform(kind, obj)
-        meta = self._new_meta(kind, namespace, new)
+        meta = new_meta(kind, namespace, new, self._clock())
         new = {"apiVersion": kind.api_version, "kind": kind.name, **new, "metadata": meta}
         self._admit(kind, new, namespace)
         defaults.fill(kind, new)
@@ -255,12 +261,11 @@ class Registry:
 
         A pod on a node is only marked (deletionTimestamp) until called with *grace* 0; so is a
         namespace, which the namespace controller empties and then deletes with *grace* 0.
-        *orphan* first removes the owner references to it from pods and replica sets.
+        With *orphan* it is marked, then pods and replica sets lose their references to it, then it
+        goes.
         """
         if kind is NAMESPACE and name in ALWAYS_THERE:
             raise forbidden(kind, name, "this namespace may not be deleted")
-        if orphan:
-            await self._orphan(path(self.item(kind, namespace, name).obj(), "metadata.uid"))
         for _ in range(ATTEMPTS):
             item = self.item(kind, namespace, name)
             obj = item.obj()
@@ -270,30 +275,26 @@ class Registry:
                                f"UID in object meta: {found}")  # fmt: skip
             seconds = grace_of(kind, obj, grace)
             try:
+                if orphan:
+                    # A controller would adopt again, or replace, what its owner in force has lost.
+                    if mark_leaving(kind, obj, 0, self._clock()):
+                        await self._store(kind, obj, item.revision)
+                    await self._disown(found)
+                    orphan = False
+                    continue
                 if not seconds:
                     await self._commit(kind, (namespace, name), item.revision, delete)
                     return obj
-                if not self._mark(kind, obj, seconds):
+                if not mark_leaving(kind, obj, seconds, self._clock()):
                     return obj
                 return await self._store(kind, obj, item.revision)
             except _OutdatedError:
                 continue
         raise conflict(kind, name)
 
-    def _mark(self, kind: Kind, obj: Json, seconds: int) -> bool:
-        """Mark *obj* as being deleted within *seconds*; False if it was, and as soon."""
-        meta = obj["metadata"]
-        before = meta.get("deletionGracePeriodSeconds")
-        if "deletionTimestamp" in meta and (before is None or before <= seconds):
-            return False
-        meta["deletionTimestamp"] = timestamp(self._clock() + seconds * (kind is POD))
-        if kind is POD:
-            meta["deletionGracePeriodSeconds"] = seconds
-        else:
-            obj["status"] = {**part(obj, "status"), "phase": "Terminating"}
-        return True
+    async def _disown(self, uid: str | None) -> None:
+        """Take the references to the owner *uid* off pods and replica sets."""
 
-    async def _orphan(self, uid: str | None) -> None:
         def without(obj: Json) -> Json:
             owners = items(obj, "metadata.ownerReferences")
             obj["metadata"]["ownerReferences"] = [o for o in owners if o.get("uid") != uid]
@@ -302,31 +303,14 @@ class Registry:
         for kind in (POD, REPLICA_SET):
             for place, item in list(self.shelf(kind).items.items()):
                 owners = items(item.obj(), "metadata.ownerReferences")
-                if any(owner.get("uid") == uid for owner in owners):
+                if not any(owner.get("uid") == uid for owner in owners):
+                    continue
+                try:
                     await self.change(kind, *place, without)
-
-    def _new_meta(self, kind: Kind, namespace: str, new: Json) -> Json:
-        meta: Json = new.get("metadata") or {}
-        if meta.get("resourceVersion"):
-            raise bad_request("resourceVersion should not be set on objects to be created")
-        for name in ("selfLink", "managedFields", "deletionTimestamp", "resourceVersion"):
-            meta.pop(name, None)
-        prefix = meta.get("generateName")
-        if prefix and not meta.get("name"):
-            meta["name"] = prefix[:58] + "".join(choices(_SUFFIX, k=5))
-        if kind.namespaced:
-            if meta.setdefault("namespace", namespace) != namespace:
-                raise bad_request(
-                    "the namespace of the provided object does not match the namespace sent on "
-                    "the request"
-                )
-        else:
-            meta.pop("namespace", None)
-        meta["uid"] = str(uuid.uuid4())
-        meta["creationTimestamp"] = timestamp(self._clock())
-        if kind.generation:
-            meta["generation"] = 1
-        return meta
+                except StatusError as error:
+                    # It was deleted meanwhile.
+                    if error.code != 404:
+                        raise
 
     def _admit(self, kind: Kind, new: Json, namespace: str) -> None:
         if not kind.namespaced:

@@ -1,8 +1,9 @@
-"""kube's HTTP API on a registry: plain HTTP, JSON (or YAML in a body), no authentication.
+"""kube's HTTP API on a registry: plain HTTP, no authentication; JSON, or YAML in a body.
 
-What kubectl asks is answered; what nothing here uses (server-side apply, protobuf, deleting
-whole collections, dry runs, logs and exec) is refused with a Status that says so. Lists come
-whole: a limit is accepted and ignored. Objects are served as etcd has them, also invalid ones.
+What kubectl asks is answered; what nothing here uses (server-side apply, protobuf but for
+kubectl's create commands, deleting whole collections, dry runs, logs and exec) is refused.
+Lists come whole: a limit is accepted and ignored. Objects are served as etcd has them, also
+invalid ones.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ import yaml
 from aiohttp import web
 
 from hostkit.logs import printable
-from lab.api import discovery, kinds, patch
+from lab.api import discovery, kinds, patch, protobuf
 from lab.api.faults import CutError, Faults
 from lab.api.kinds import BY_PLURAL, POD, Kind
 from lab.api.mirror import Item
@@ -341,9 +342,8 @@ def _revision(query: Mapping[str, str]) -> int:
 
 def _decode(data: bytes, media_type: str, *, whole: bool = True) -> Any:
     """A request's body; with *whole* it has to be an object. Raises 400, 415."""
-    if media_type == "application/vnd.kubernetes.protobuf" or data.startswith(b"k8s\0"):
-        text = "protobuf is not spoken by the lab's API server; send application/json"
-        raise StatusError(415, "UnsupportedMediaType", text)
+    if data.startswith(protobuf.MAGIC):
+        return protobuf.decode(data)
     try:
         body = yaml.safe_load(data) if "yaml" in media_type else msgspec.json.decode(data)
     except (ValueError, RecursionError, msgspec.DecodeError, yaml.YAMLError) as error:

@@ -6,7 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from lab.api.objects import StatusError
+from lab.api.protobuf import MAGIC, decode
 from tests.lab.api.serving import Api, serving
 
 pytestmark = pytest.mark.skipif(
@@ -82,6 +86,37 @@ async def test_manifests_are_applied_changed_and_deleted(tmp_path: Path) -> None
         await kubectl.good("delete pod one")
         await kubectl.good("delete deployment/web svc/web svc/second")
         assert "No resources found" in await kubectl.good("get deployment,pods")
+
+
+async def test_objects_are_created_by_name(tmp_path: Path) -> None:
+    """kubectl sends these as protobuf."""
+    async with serving() as api:
+        kubectl = Kubectl(api, tmp_path)
+        await kubectl.good("create namespace shop")
+        await kubectl.good("create -n shop deployment d --image=nginx:1 --port=80 --replicas=0")
+        await kubectl.good("create -n shop configmap c --from-literal=a=b")
+        await kubectl.good("create -n shop secret generic s --from-literal=a=b")
+        await kubectl.good("create -n shop service nodeport web --tcp=80:8080 --node-port=30099")
+        await kubectl.good("create -n shop serviceaccount robot")
+        shop = "/api/v1/namespaces/shop"
+        _, made = await api.call("GET", "/apis/apps/v1/namespaces/shop/deployments/d")
+        (container,) = made["spec"]["template"]["spec"]["containers"]
+        assert (made["spec"]["replicas"], container["ports"]) == (
+            0, [{"containerPort": 80, "protocol": "TCP"}],
+        )  # fmt: skip
+        _, made = await api.call("GET", f"{shop}/services/web")
+        (port,) = made["spec"]["ports"]
+        assert (port["targetPort"], port["nodePort"], port["name"]) == (8080, 30099, "80-8080")
+        _, made = await api.call("GET", f"{shop}/secrets/s")
+        assert made["data"] == {"a": "Yg=="}
+
+
+@given(data=st.binary(max_size=60))
+def test_bytes_that_are_no_such_protobuf_are_refused(data: bytes) -> None:
+    """With 415, whatever they are."""
+    with pytest.raises(StatusError) as caught:
+        decode(MAGIC + data)
+    assert caught.value.code == 415
 
 
 async def test_mistakes_are_explained_in_kubes_words(tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ async def test_a_pods_wish_is_fixed_but_for_its_images() -> None:
         assert "pod updates may not change fields other than" in error.message
 
 
-async def test_orphans_lose_their_owner() -> None:
-    """Deleting with orphan=True leaves the pods, without a reference to what is gone."""
+async def test_orphans_lose_an_owner_that_is_already_leaving() -> None:
+    """In this order, or the owner's controller would take them back; not if the uid is wrong."""
     async with serving() as api:
         body = {
             "metadata": {"name": "rs"},
@@ -214,9 +214,19 @@ async def test_orphans_lose_their_owner() -> None:
              "uid": owner["metadata"]["uid"], "controller": True}
         ]  # fmt: skip
         await api.registry.create(POD, "default", child)
+        wrong = api.registry.delete(REPLICA_SET, "default", "rs", orphan=True, uid="another")
+        assert (await refused(wrong)).code == 409
+        (held,) = await api.registry.list(POD)
+        assert held["metadata"]["ownerReferences"][0]["uid"] == owner["metadata"]["uid"]
+        position = api.registry.shelf(REPLICA_SET).end()
         await api.registry.delete(REPLICA_SET, "default", "rs", orphan=True)
         (left,) = await api.registry.list(POD)
         assert left["metadata"]["ownerReferences"] == []
+        marked, gone = api.registry.shelf(REPLICA_SET).since(position)
+        assert marked.after is not None and gone.after is None
+        assert "deletionTimestamp" in marked.after.obj()["metadata"]
+        disowned = int(left["metadata"]["resourceVersion"])
+        assert marked.revision < disowned < gone.revision
 
 
 async def test_selectors_of_deployments_fit_and_stay() -> None:
