@@ -20,7 +20,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ class Service:
         self._notifier = notifier or Notifier()
         self._live: dict[str, Check] = {}
         self._ready: dict[str, Check] = {}
+        self._holding_start: set[str] = set()
         self._views: dict[str, View] = {}
         self._was_ready = False
         self._stop = asyncio.Event()
@@ -91,9 +92,11 @@ class Service:
         """Make /healthz and the watchdog depend on *check*."""
         self._live[name] = check
 
-    def add_ready_check(self, name: str, check: Check) -> None:
-        """Make /readyz and READY=1 depend on *check*."""
+    def add_ready_check(self, name: str, check: Check, *, holds_start: bool = True) -> None:
+        """Make /readyz depend on *check*, and READY=1 too if it *holds_start*."""
         self._ready[name] = check
+        if holds_start:
+            self._holding_start.add(name)
 
     def add_view(self, path: str, view: View) -> None:
         """Answer GET *path* with what *view* makes of the query, as JSON."""
@@ -105,7 +108,10 @@ class Service:
 
     def not_ready(self) -> list[str]:
         """What is missing before the service does its work."""
-        missing = [f"{name}: {text}" for name, check in self._ready.items() if (text := check())]
+        return self._lacking(self._ready)
+
+    def _lacking(self, names: Iterable[str]) -> list[str]:
+        missing = [f"{name}: {text}" for name in names if (text := self._ready[name]())]
         return missing + [f"{p.key}: {p.text}" for p in self.problems.blocking()]
 
     def stop(self) -> None:
@@ -174,15 +180,18 @@ class Service:
         while True:
             hanging = self.not_alive()
             missing = self.not_ready()
+            holding = self._lacking(self._holding_start)
             if hanging and str(hanging) != said_hang:
                 log.error("not alive: %s", "; ".join(hanging))
             said_hang = str(hanging) if hanging else ""
             if interval and not hanging and time.monotonic() - fed >= interval / 2:
                 fed = time.monotonic()
                 self._notifier.alive()
-            if not missing and not self._was_ready and self._notifier.ready():
+            if not holding and not self._was_ready and self._notifier.ready():
                 self._was_ready = True
-                log.info("%s is ready", self.name)
+                log.info(
+                    "%s is ready%s", self.name, f", but {'; '.join(missing)}" if missing else ""
+                )
             self._notifier.status("; ".join(hanging or missing) or "ready")
             # Until READY=1 other units wait for us: look often then.
             await asyncio.sleep(min(interval / 2 or 1.0, 1.0) if self._was_ready else 0.02)

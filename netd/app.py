@@ -97,7 +97,9 @@ class NetdApp:
         if self.overlay is not None:
             service.add_ready_check("network", self.overlay.missing)
         if self.services is not None:
-            service.add_ready_check("services", self.services.missing)
+            # Docker waits for READY=1, and the API server may be a container of this very host.
+            alone = self.overlay is None
+            service.add_ready_check("services", self.services.missing, holds_start=alone)
         return service
 
     async def run(self) -> int:

@@ -29,7 +29,7 @@ from netd.leases.store import LeaseStore
 from netd.overlay.links import read_vtep_mac
 from netd.overlay.manager import Overlay
 from netd.overlay.model import device_name
-from netd.services.names import PREFIXES
+from netd.services.names import CANARY, PREFIXES
 from netd.state import State, load_state
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,12 @@ class Cleanup:
         gone: list[str] = []
         for variant in VARIANTS:
             tables = Tables(self._runner, variant)
-            gone += await remove_all(tables, sorted(_tables(variant)), PREFIXES)
+            names = sorted(_tables(variant))
+            there = await tables.save(names)
+            asked = self._settings["services"] == "on"
+            # kube-proxy of the first years had chains of the same names.
+            if asked or any(CANARY in table.chains for table in there.values()):
+                gone += await remove_all(tables, names, PREFIXES)
         return f"{len(gone)} chains and jumps removed" if gone else "nothing of ours"
 
     async def _bridge(self) -> str:

@@ -184,7 +184,7 @@ class Book:
                 endpoint.address
                 for one in self.slices_of(service)
                 for endpoint in one.endpoints
-                if endpoint.ready and endpoint.node == self.node
+                if endpoint.ready and self._is_here(endpoint)
             }
         )
 
@@ -223,9 +223,10 @@ class Book:
 
     def _pool(self, found: Iterable[tuple[Endpoint, int]]) -> Pool:
         listed = list(found)
-        return Pool(
-            _usable(listed), _usable((e, p) for e, p in listed if self.node and e.node == self.node)
-        )
+        return Pool(_usable(listed), _usable(one for one in listed if self._is_here(one[0])))
+
+    def _is_here(self, endpoint: Endpoint) -> bool:
+        return bool(self.node) and endpoint.node == self.node
 
     def _frontend(self, place: Place) -> Frontend:
         claim = self._claims[place][0]

@@ -75,6 +75,7 @@ class ServiceFeed:
         *,
         changed: Callable[[], None],
         listed: Callable[[str], None],
+        look_again: float = LOOK_AGAIN,
     ) -> None:
         self._client = client
         self._book = book
@@ -82,6 +83,7 @@ class ServiceFeed:
         self._figures = figures
         self._changed = changed
         self._listed = listed
+        self._look_again = look_again
         self._down: dict[str, str] = {"services": "", "endpoints": ""}
         self._recheck = asyncio.Event()
         self._troubles: dict[str, dict[str, tuple[Trouble, ...]]] = {
@@ -157,10 +159,14 @@ class ServiceFeed:
         """Wait until another source is the best one; raises what *following* failed with."""
         while True:
             checking = asyncio.create_task(self._recheck.wait())
-            await asyncio.wait(
-                {checking, following}, timeout=LOOK_AGAIN, return_when=asyncio.FIRST_COMPLETED
-            )
-            checking.cancel()
+            try:
+                await asyncio.wait(
+                    {checking, following},
+                    timeout=self._look_again,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                checking.cancel()
             if following.done():
                 following.result()
             is_best = self.source == next(iter(SOURCES))

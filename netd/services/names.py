@@ -15,7 +15,7 @@ PORTALS_HOST = "KUBE-PORTALS-HOST"
 NODEPORT_CONTAINER = "KUBE-NODEPORT-CONTAINER"
 NODEPORT_HOST = "KUBE-NODEPORT-HOST"
 PORTALS = "KUBE-PORTALS"
-NODEPORTS = "KUBE-NODEPORTS"
+NODEPORTS = "KUBE-NODEPORT-TREE"
 MASQUERADE = "KUBE-PORTALS-MASQ"
 FILTER = "KUBE-PORTALS-FILTER"
 FORWARD = "KUBE-PORTALS-FORWARD"
@@ -23,10 +23,10 @@ FORWARD = "KUBE-PORTALS-FORWARD"
 FILTER_CHAINS = (FILTER, FORWARD)
 
 CANARY = "KUBE-NETD-CANARY"
-"""An empty chain in each table. Whoever takes it away took everything away (KEP-3866)."""
+"""An empty chain in each table, ours alone: where it is missing, somebody took all chains away."""
 
-PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT", "KUBE-VIP-", "KUBE-NP-", CANARY)
-"""A chain of nat or filter with one of these is ours."""
+PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT-", "KUBE-VIP-", "KUBE-NP-", CANARY)
+"""A chain of nat or filter with one of these is ours. KUBE-NODEPORTS is a later kube-proxy's."""
 
 REJECT_BIT = 13
 DROP_BIT = 15

@@ -4,7 +4,7 @@ The way of the first packet of a connection (the kernel remembers the answer for
 
     PREROUTING -> KUBE-PORTALS-CONTAINER --+-> KUBE-PORTALS -> tree -> leaf: DNAT to an endpoint
     OUTPUT -----> KUBE-PORTALS-HOST -------+
-    PREROUTING -> KUBE-NODEPORT-CONTAINER -+-> KUBE-NODEPORTS -> tree -> leaf: DNAT
+    PREROUTING -> KUBE-NODEPORT-CONTAINER -+-> KUBE-NODEPORT-TREE -> tree -> leaf: DNAT
     OUTPUT -----> KUBE-NODEPORT-HOST ------+
     POSTROUTING -> KUBE-PORTALS-MASQ       what was marked leaves with this host's address
 

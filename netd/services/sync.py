@@ -88,12 +88,10 @@ class RuleSync:
         """One pass; raises FirewallError or NetdError."""
         self._figures.begun()
         began = time.monotonic()
-        if self._planner.update().udp:
-            self._udp_pending = True
-            # What is told during the write is for the next pass.
-            self._udp_now = self._book.udp_places()
-            self._udp_before |= self._udp_now
-        done = await self._write()
+        done = None
+        while done is None:
+            self._plan()
+            done = await self._write()
         seconds = time.monotonic() - began
         if done.what or self.last is None:
             self.last = LastSync(time.time(), seconds, done.full)
@@ -109,18 +107,25 @@ class RuleSync:
             "filter": sum(map(len, filter_chains(policy).values())),
         }
 
-    async def _write(self) -> Committed:
+    def _plan(self) -> None:
+        if self._planner.update().udp:
+            self._udp_pending = True
+            # What is told during the write is for the next pass.
+            self._udp_now = self._book.udp_places()
+            self._udp_before |= self._udp_now
+
+    async def _write(self) -> Committed | None:
+        """What was written; None when a service was left out and the rest is to be written."""
         tables = await self._open_tables()
         pending = frozenset(self._planner.touched)
         try:
             done = await tables.commit(
                 self._wishes(), {"nat": pending, "filter": names.FILTER_CHAINS}
             )
-        except BadRule as error:
-            self._leave_out(error)
-            raise
         except FirewallError as error:
-            self._problems.set("services", str(error), blocking=self.last is None)
+            if isinstance(error, BadRule) and self._leave_out(error):
+                return None
+            self._problems.set("services", str(error))
             raise
         self._problems.clear("services")
         self._planner.written(pending)
@@ -133,13 +138,14 @@ class RuleSync:
             Wish("filter", filter_chains(policy), filter_jumps(), prefixes=names.PREFIXES),
         )
 
-    def _leave_out(self, error: BadRule) -> None:
+    def _leave_out(self, error: BadRule) -> bool:
+        """Whether there was a service to leave out that was not left out before."""
         match = _SERVICE.search(error.rule)
-        if match is None:
-            self._problems.set("services", str(error), blocking=self.last is None)
-            return
+        if match is None or not self._book.frontends_of(match[1]):
+            return False
         log.warning("service %s is left out: %s", match[1], error)
         self._book.quarantine(match[1], f"left out, iptables refuses its rule: {error.rule}")
+        return True
 
     def _tell(self, done: Committed) -> None:
         if not done.foreign:

@@ -251,6 +251,17 @@ async def test_a_tcp_port_in_use_is_a_problem_and_not_the_end(problems: Problems
         assert await asyncio.wait_for(task, 10) == 0
 
 
+async def test_ready_does_not_wait_for_a_check_that_does_not_hold_the_start(
+    service: Service, systemd: Systemd
+) -> None:
+    service.add_ready_check("services", lambda: "not listed", holds_start=False)
+    async with running(service):
+        await eventually(lambda: "READY=1" in systemd.got())
+        assert "STATUS=services: not listed" in systemd.got()
+        code, _, body = await get(service, "/readyz")
+        assert (code, body) == (503, "services: not listed\n")
+
+
 async def test_ready_is_sent_once_and_only_when_nothing_is_missing(
     service: Service, systemd: Systemd
 ) -> None:

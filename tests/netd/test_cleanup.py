@@ -204,14 +204,16 @@ def balance(host: Host) -> dict[str, list[str]]:
     others = {
         "PREROUTING": ["-j KUBE-SERVICES"], "INPUT": [], "OUTPUT": ["-j KUBE-SERVICES"],
         "POSTROUTING": [], "KUBE-SERVICES": ["-j KUBE-SVC-ABC"], "KUBE-SVC-ABC": ["-j ACCEPT"],
+        "KUBE-NODEPORTS": ["-j KUBE-SVC-ABC"],
     }  # fmt: skip
     table = host.iptables.table("nat")
     table.chains = {name: list(rules) for name, rules in others.items()} | {
         "KUBE-PORTALS-HOST": ["-j KUBE-PORTALS"],
         "KUBE-PORTALS": ["-d 10.0.0.0/28 -j KUBE-VIP-10.0.0.0-28"],
         "KUBE-VIP-10.0.0.0-28": ["-d 10.0.0.1/32 -p tcp -j DNAT --to-destination 10.1.1.1:80"],
-        "KUBE-NODEPORTS": ["-j KUBE-NP-tcp-0-65535"],
+        "KUBE-NODEPORT-TREE": ["-j KUBE-NP-tcp-0-65535"],
         "KUBE-NP-tcp-0-65535": [],
+        "KUBE-NETD-CANARY": [],
     }
     table.chains["OUTPUT"].insert(0, "-j KUBE-PORTALS-HOST")
     host.iptables.table("filter").chains["KUBE-PORTALS-FILTER"] = ["-j REJECT"]
@@ -237,6 +239,16 @@ async def test_with_the_overlay_off_only_the_services_chains_go(host: Host) -> N
     assert host.iptables.table("nat").chains == others | flannel
     assert list(host.etcd.store.leases) == [LEASE_ID]
     assert {"state.json", "subnet.env", "docker_opts.env", "50-netd.conf"} <= host.left()
+
+
+async def test_the_chains_of_an_old_kube_proxy_stay_though_they_have_our_names(host: Host) -> None:
+    balance(host)
+    table = host.iptables.table("nat")
+    del table.chains["KUBE-NETD-CANARY"]
+    before = table.copy().chains
+    assert (await host.clean())["services"].result == "nothing of ours"
+    assert host.iptables.table("nat").chains == before
+    assert (await host.clean("--services=on"))["services"].result.endswith("removed")
 
 
 async def test_with_services_off_no_chain_of_theirs_is_touched(host: Host) -> None:

@@ -236,11 +236,11 @@ def test_any_table_is_rid_of_our_chains_and_of_nothing_else(
 PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT", "KUBE-VIP-", "KUBE-NP-")
 SERVICES = Wish(
     "nat",
-    {"KUBE-PORTALS": ("-d 10.0.0.0/28 -j KUBE-VIP-A",), "KUBE-VIP-A": (), "KUBE-NODEPORTS": ()},
+    {"KUBE-PORTALS": ("-d 10.0.0.0/28 -j KUBE-VIP-A",), "KUBE-VIP-A": (), "KUBE-NODEPORT-TREE": ()},
     (
         Jump("PREROUTING", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
         Jump(
-            "PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS", "KUBE-NODEPORTS", True
+            "PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORT-TREE", "KUBE-NODEPORT-TREE", True
         ),
         Jump("OUTPUT", "-j KUBE-PORTALS", "KUBE-PORTALS", True),
     ),
@@ -266,7 +266,7 @@ def nat_table(chains: dict[str, list[str]]) -> Table:
         [SECOND, FIRST, "-j DOCKER"],
         [FIRST, SECOND, "-j DOCKER", FIRST],
         ["-j DOCKER", "-j KUBE-PORTALS"],
-        [FIRST, SECOND, '-m comment --comment "-j X -j KUBE-NODEPORTS" -j KUBE-NODEPORTS'],
+        [FIRST, SECOND, '-m comment --comment "-j X -j KUBE-NODEPORT-TREE" -j KUBE-NODEPORT-TREE'],
     ],
 )
 def test_first_jumps_stand_before_every_foreign_rule_in_the_wished_order(before: list[str]) -> None:
@@ -286,7 +286,7 @@ def test_another_jump_to_a_chain_of_ours_may_stand_before_a_first_jump() -> None
 def test_only_the_jump_that_is_wrong_is_named() -> None:
     change = plan(SERVICES, see(nat_table({"PREROUTING": [FIRST, "-j DOCKER", SECOND]}), "nat"))
     assert change is not None
-    assert change.what == ("jump PREROUTING to KUBE-NODEPORTS misplaced",)
+    assert change.what == ("jump PREROUTING to KUBE-NODEPORT-TREE misplaced",)
     assert not change.filled
 
 

@@ -4,8 +4,6 @@ from dataclasses import replace
 from itertools import permutations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from netd.services.book import Affected, Book
 from netd.services.names import address_key, port_key
@@ -20,7 +18,6 @@ from netd.services.values import (
     ServicePort,
     Trouble,
 )
-from tests.netd.services import strategies as some
 from tests.netd.services.made import DNS, backed, web
 
 WEB = "default/web"
@@ -158,6 +155,8 @@ def test_a_conflict_is_over_when_only_one_is_left() -> None:
     assert {one.key for one in book.troubles()} == {"service default/young"}
     book.put_service("default/old", None)
     assert book.troubles() == []
+    book.put_service("default/young", None)
+    assert book.troubles() == []
 
 
 def test_other_ports_of_a_shared_address_are_no_conflict() -> None:
@@ -287,6 +286,14 @@ def test_local_endpoints_are_addresses_of_this_node_that_are_ready() -> None:
     assert book.local_endpoints("default/other") == 0
 
 
+def test_a_host_without_a_name_has_no_local_endpoints() -> None:
+    book = Book("")
+    book.put_service(WEB, web())
+    book.put_slices("default/x", (backed(WEB, Endpoint("10.1.1.2")),))
+    assert pool(book) == Pool(("10.1.1.2:8080",))
+    assert book.local_endpoints(WEB) == 0
+
+
 # --- quarantine ---
 
 
@@ -303,6 +310,14 @@ def test_a_quarantined_service_answers_nowhere_and_is_named_until_it_changes() -
     assert not book.is_quarantined("default/old")
     assert [one.service for one in at(book, SHARED)] == ["default/old"]
     assert {one.key for one in book.troubles()} == {"service default/mid", "service default/young"}
+
+
+def test_endpoints_of_a_quarantined_service_affect_nothing() -> None:
+    book = told(DNS)
+    book.quarantine(DNS.key, "left out")
+    book.take_affected()
+    book.put_slices("kube-system/dns", (backed(DNS.key, "10.1.1.2", name="dns", protocol="udp"),))
+    assert book.take_affected() == Affected()
 
 
 def test_a_quarantined_service_may_go_and_come_back() -> None:
@@ -322,86 +337,3 @@ def test_only_a_service_that_is_there_can_be_quarantined() -> None:
     assert book.troubles() == []
     book.put_service(WEB, web())
     assert [one.service for one in at(book, "10.0.0.7")] == [WEB]
-
-
-# --- what is affected ---
-
-
-def test_what_changes_nothing_affects_nothing() -> None:
-    book = told(web(), slices=(backed(WEB, "10.1.1.2"),))
-    book.take_affected()
-    book.put_service(WEB, web())
-    book.put_slices("default/slice0", (backed(WEB, "10.1.1.2"),))
-    book.put_slices("default/more", (backed(WEB, "10.1.1.2"),))
-    book.put_slices("default/foreign", (backed("default/other", "10.1.1.2"),))
-    assert book.take_affected() == Affected()
-
-
-def test_what_is_affected_is_told_once() -> None:
-    book = told(replace(DNS, ports=(ServicePort("dns", "udp", 53, 30053),)))
-    affected = book.take_affected()
-    assert affected.addresses == {address_key("10.0.0.10")}
-    assert affected.node_ports == {port_key("udp", 30053)}
-    assert affected.udp
-    assert book.take_affected() == Affected()
-
-
-def test_udp_is_affected_by_its_services_endpoints_and_removal_and_by_no_tcp() -> None:
-    book = told(DNS, web())
-    book.take_affected()
-    book.put_slices("default/web", (backed(WEB, "10.1.1.2"),))
-    book.put_service(WEB, None)
-    assert not book.take_affected().udp
-    book.put_slices("kube-system/dns", (backed(DNS.key, "10.1.1.2", name="dns", protocol="udp"),))
-    assert book.take_affected().udp
-    book.put_service(DNS.key, None)
-    assert book.take_affected().udp
-
-
-def test_everything_is_affected_on_demand() -> None:
-    book = told(web(ports=(ServicePort("http", "tcp", 80, 30061),)), DNS)
-    book.take_affected()
-    book.touch_all()
-    affected = book.take_affected()
-    assert (
-        affected.addresses
-        == set(book.addresses)
-        == set(map(address_key, ("10.0.0.7", "10.0.0.10")))
-    )
-    assert affected.node_ports == set(book.node_ports) == {port_key("tcp", 30061)}
-
-
-changes = st.one_of(
-    st.tuples(st.sampled_from(some.KEYS), st.none() | some.services),
-    st.tuples(st.sampled_from(["default/a", "default/b"]), some.slices),
-    st.tuples(st.sampled_from(some.KEYS), st.just("quarantine")),
-)
-
-
-@given(st.lists(changes, max_size=15))
-@settings(max_examples=200)
-def test_every_place_whose_frontend_changes_is_affected(
-    script: list[tuple[str, Service | EndpointSlice | str | None]],
-) -> None:
-    book = Book(some.NODE)
-
-    def picture() -> dict[tuple[bool, int], list[Frontend]]:
-        seen = {(False, key): book.at_address(key) for key in book.addresses}
-        return seen | {(True, key): book.at_node_port(key) for key in book.node_ports}
-
-    for key, value in script:
-        before, udp = picture(), set(book.udp_frontends())
-        if isinstance(value, EndpointSlice):
-            book.put_slices(key, (value,))
-        elif value == "quarantine":
-            book.quarantine(key, "left out")
-        else:
-            book.put_service(key, replace(value, key=key) if isinstance(value, Service) else None)
-        after, affected = picture(), book.take_affected()
-        assert sorted(book.addresses) == book.addresses
-        assert sorted(book.node_ports) == book.node_ports
-        changed = {one for one in before.keys() | after.keys() if before.get(one) != after.get(one)}
-        told_of = {(False, one) for one in affected.addresses}
-        assert changed <= told_of | {(True, one) for one in affected.node_ports}
-        assert affected.udp or udp == set(book.udp_frontends())
-        assert all(after[one] for one in after), "an address is known while somebody answers"

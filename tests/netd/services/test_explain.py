@@ -185,10 +185,10 @@ def test_a_node_ports_path_begins_at_its_own_jump() -> None:
     answer = only(explain("30061", made))
     assert (answer["kind"], answer["port"]) == ("node port", "http")
     assert [one["chain"] for one in answer["steps"][:3]] == [
-        "PREROUTING", "KUBE-NODEPORT-CONTAINER", "KUBE-NODEPORTS",
+        "PREROUTING", "KUBE-NODEPORT-CONTAINER", "KUBE-NODEPORT-TREE",
     ]  # fmt: skip
     assert "--dst-type LOCAL" in answer["steps"][0]["rule"]
-    assert answer["steps"][1]["rule"] == "-d 192.0.2.0/24 -j KUBE-NODEPORTS"
+    assert answer["steps"][1]["rule"] == "-d 192.0.2.0/24 -j KUBE-NODEPORT-TREE"
     assert "KUBE-NODEPORT-HOST" in answer["notes"][0]
 
 
@@ -293,6 +293,13 @@ def test_a_service_that_is_left_out_says_why_however_it_is_asked_for(
     planner.book.quarantine("default/web", "left out, iptables refuses its rule")
     planner.update()
     assert "left out, iptables refuses its rule" in fault(explain(target, planner))
+
+
+def test_a_service_that_is_served_elsewhere_is_not_blamed_for_a_port_it_never_had() -> None:
+    shared = {"external_ips": ("203.0.113.1",)}
+    young = replace(SHOP, ports=PORTS, **shared)  # type: ignore[arg-type]
+    text = fault(explain("30061/udp", planned(web(**shared), young)))
+    assert text == "30061/udp is not the node port of any service"
 
 
 def test_before_anything_was_planned_nothing_is_found_and_nothing_breaks() -> None:

@@ -68,7 +68,7 @@ def test_chains_of_different_port_ranges_have_different_names_that_fit(
 
 def test_the_trees_begin_at_chains_of_their_own() -> None:
     assert address_chain(ROOT) == "KUBE-PORTALS"
-    assert port_chain(ROOT) == "KUBE-NODEPORTS"
+    assert port_chain(ROOT) == "KUBE-NODEPORT-TREE"
     assert address_chain(Node(address_key("10.96.0.0"), 14)) == "KUBE-VIP-10.96.0.0-14"
     assert port_chain(Node(port_key("udp", 30208), 12)) == "KUBE-NP-udp-30208-30271"
     assert port_chain(Node(port_key("tcp", 30061), PORT_BITS)) == "KUBE-NP-tcp-30061-30061"
@@ -85,7 +85,7 @@ def test_all_fixed_chains_are_ours_by_their_prefix() -> None:
 
 def test_no_chain_of_kube_proxy_or_the_kubelet_is_taken_for_ours() -> None:
     foreign = ("KUBE-SERVICES", "KUBE-SVC-X", "KUBE-SEP-X", "KUBE-MARK-MASQ", "KUBE-FIREWALL",
-               "KUBE-POSTROUTING", "KUBE-FORWARD", "KUBE-PROXY-CANARY", "KUBE-EXTERNAL-SERVICES",
+               "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-FORWARD", "KUBE-PROXY-CANARY", "KUBE-EXTERNAL-SERVICES",
                "KUBE-KUBELET-CANARY", "KUBE-EXT-X", "KUBE-FW-X")  # fmt: skip
     assert not any(name.startswith(names.PREFIXES) for name in foreign)
 

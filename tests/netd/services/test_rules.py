@@ -227,8 +227,8 @@ def test_the_fixed_chains_of_nat() -> None:
         "KUBE-NETD-CANARY": (),
         "KUBE-PORTALS-CONTAINER": ("-j KUBE-PORTALS",),
         "KUBE-PORTALS-HOST": (MASQUERADE, "-j KUBE-PORTALS", PLAIN),
-        "KUBE-NODEPORT-CONTAINER": ("-j KUBE-NODEPORTS",),
-        "KUBE-NODEPORT-HOST": ("-j KUBE-NODEPORTS",),
+        "KUBE-NODEPORT-CONTAINER": ("-j KUBE-NODEPORT-TREE",),
+        "KUBE-NODEPORT-HOST": ("-j KUBE-NODEPORT-TREE",),
         "KUBE-PORTALS-MASQ": MASQUERADE_CHAIN,
     }
 
@@ -247,7 +247,7 @@ def test_masquerade_all_knows_no_exception() -> None:
 
 def test_node_ports_answer_only_at_addresses_in_the_ranges() -> None:
     chains = entry_chains(Policy(node_port_ranges=("192.0.2.0/24", "198.18.0.11/32")))
-    wanted = ("-d 192.0.2.0/24 -j KUBE-NODEPORTS", "-d 198.18.0.11/32 -j KUBE-NODEPORTS")
+    wanted = ("-d 192.0.2.0/24 -j KUBE-NODEPORT-TREE", "-d 198.18.0.11/32 -j KUBE-NODEPORT-TREE")
     assert chains["KUBE-NODEPORT-CONTAINER"] == chains["KUBE-NODEPORT-HOST"] == wanted
 
 
