@@ -22,7 +22,7 @@ PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT", "KUBE-VIP-", "KUBE-NP-")
 MARK = "-j MARK --set-xmark 0x4000/0x4000"
 NAT_JUMPS = (
     Jump("PREROUTING", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
-    Jump("PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS", "KUBE-NODEPORTS", True),
+    Jump("PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORT-TREE", "KUBE-NODEPORT-TREE", True),
     Jump("OUTPUT", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
 )
 FILTER = Wish(
@@ -56,7 +56,7 @@ def tree(blocks: int) -> dict[str, tuple[str, ...]]:
     names = [f"10.0.{block >> 4}.{(block & 15) * 16}" for block in range(blocks)]
     made = {f"KUBE-VIP-{name}-28": leaf(block) for block, name in enumerate(names)}
     made["KUBE-PORTALS"] = root(made)
-    return made | {"KUBE-NODEPORTS": (f"-p tcp -m tcp --dport 30061 {MARK}",)}
+    return made | {"KUBE-NODEPORT-TREE": (f"-p tcp -m tcp --dport 30061 {MARK}",)}
 
 
 def root(chains: Iterable[str]) -> tuple[str, ...]:
@@ -228,9 +228,9 @@ def test_a_restored_old_dump_is_noticed_and_put_right(host: Host, tmp_path: Path
 
 def test_a_rule_replaced_by_one_of_equal_size_is_noticed(host: Host) -> None:
     """A legacy table's figures stay the same; the lock file tells."""
-    host.run(f" -t nat -R KUBE-NODEPORTS 1 -p tcp -m tcp --dport 30062 {MARK}")
+    host.run(f" -t nat -R KUBE-NODEPORT-TREE 1 -p tcp -m tcp --dport 30062 {MARK}")
     host.noticed()
-    assert host.commit().foreign == ("nat: chain KUBE-NODEPORTS altered",)
+    assert host.commit().foreign == ("nat: chain KUBE-NODEPORT-TREE altered",)
 
 
 def test_a_foreign_commit_between_ours_is_noticed(host: Host) -> None:
@@ -239,7 +239,7 @@ def test_a_foreign_commit_between_ours_is_noticed(host: Host) -> None:
     async def both() -> list[Committed]:
         async def others() -> None:
             for _ in range(3):
-                argv = [f"iptables-{host.variant}", "-w", "5", "-t", "nat", "-F", "KUBE-NODEPORTS"]
+                argv = [f"iptables-{host.variant}", "-w", "5", "-t", "nat", "-F", "KUBE-NODEPORT-TREE"]
                 await SubprocessRunner().run(argv)
 
         task = asyncio.create_task(others())
@@ -254,7 +254,7 @@ def test_a_foreign_commit_between_ours_is_noticed(host: Host) -> None:
 
     for _ in range(5):
         commits = host.wait(both())
-        assert "nat: chain KUBE-NODEPORTS altered" in [
+        assert "nat: chain KUBE-NODEPORT-TREE altered" in [
             what for one in commits for what in one.foreign
         ]
         assert host.commit().what == ()
@@ -305,8 +305,8 @@ def test_a_partial_commit_into_chains_that_are_gone_becomes_a_full_one(host: Hos
     """Nobody has noticed the flush yet when a new chain is to be entered."""
     host.run(" -t nat -F")
     host.run(" -t nat -X")
-    host.chains["KUBE-NODEPORTS"] = (f"-p tcp -m tcp --dport 30061 -j {LEAF}",)
-    done = host.commit("KUBE-NODEPORTS")
+    host.chains["KUBE-NODEPORT-TREE"] = (f"-p tcp -m tcp --dport 30061 -j {LEAF}",)
+    done = host.commit("KUBE-NODEPORT-TREE")
     assert done.full
     assert f"nat: chain {LEAF} missing" in done.foreign
     assert host.commit().what == ()

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,6 @@ from hypothesis import strategies as st
 from lab.api.objects import StatusError
 from lab.api.protobuf import MAGIC, decode
 from tests.lab.api.serving import Api, serving
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl is no part of Debian's own packages here"
-)
 
 WEB = """
 apiVersion: apps/v1

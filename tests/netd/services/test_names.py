@@ -84,9 +84,11 @@ def test_all_fixed_chains_are_ours_by_their_prefix() -> None:
 
 
 def test_no_chain_of_kube_proxy_or_the_kubelet_is_taken_for_ours() -> None:
-    foreign = ("KUBE-SERVICES", "KUBE-SVC-X", "KUBE-SEP-X", "KUBE-MARK-MASQ", "KUBE-FIREWALL",
-               "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-FORWARD", "KUBE-PROXY-CANARY", "KUBE-EXTERNAL-SERVICES",
-               "KUBE-KUBELET-CANARY", "KUBE-EXT-X", "KUBE-FW-X")  # fmt: skip
+    foreign = (
+        "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-SVC-X", "KUBE-SEP-X",
+        "KUBE-EXT-X", "KUBE-FW-X", "KUBE-FORWARD", "KUBE-POSTROUTING", "KUBE-PROXY-CANARY",
+        "KUBE-MARK-MASQ", "KUBE-FIREWALL", "KUBE-KUBELET-CANARY",
+    )  # fmt: skip
     assert not any(name.startswith(names.PREFIXES) for name in foreign)
 
 
