@@ -233,7 +233,7 @@ def _show_status(document: dict[str, Any], as_json: bool) -> int:
 
 
 def _target(settings: Settings) -> str:
-    if len(settings.arguments) > 1:
+    if settings.arguments[1:] and settings.arguments[1]:
         return settings.arguments[1]
     from netd.services.explain import HOW  # noqa: PLC0415 - only to say how
 

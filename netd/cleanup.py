@@ -7,7 +7,7 @@ Each step stands alone: one that fails is named, the others are done all the sam
 
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -21,6 +21,7 @@ from netd.bridge.apply import remove as remove_bridge
 from netd.bridge.options import Facts
 from netd.config import etcd_config, halves_to_clean
 from netd.identity import expected_vni, last_subnet, saved_config
+from netd.iptables.errors import HiddenTable
 from netd.iptables.flannel import forward, masquerade
 from netd.iptables.table import VARIANTS, Tables, remove_all
 from netd.leases.model import LEASE_TTL, Lease
@@ -120,7 +121,11 @@ class Cleanup:
             wishes = [forward(None), masquerade(None, None)]
             there = _tables(variant)
             tables = Tables(self._runner, variant)
-            changed += await tables.ensure([wish for wish in wishes if wish.table in there])
+            try:
+                changed += await tables.ensure([wish for wish in wishes if wish.table in there])
+            except HiddenTable as error:
+                chains = [name for wish in wishes for name in wish.absent]
+                await _only_if_ours(tables, chains, error)
         return ", ".join(changed) or "nothing of ours"
 
     async def _services(self) -> str:
@@ -128,11 +133,14 @@ class Cleanup:
         for variant in VARIANTS:
             tables = Tables(self._runner, variant)
             names = sorted(_tables(variant))
-            there = await tables.save(names)
             asked = self._settings["services"] == "on"
-            # kube-proxy of the first years had chains of the same names.
-            if asked or any(CANARY in table.chains for table in there.values()):
-                gone += await remove_all(tables, names, PREFIXES)
+            try:
+                there = await tables.save(names)
+                # kube-proxy of the first years had chains of the same names.
+                if asked or any(CANARY in table.chains for table in there.values()):
+                    gone += await remove_all(tables, names, PREFIXES)
+            except HiddenTable as error:
+                await _only_if_ours(tables, [CANARY], error)
         return f"{len(gone)} chains and jumps removed" if gone else "nothing of ours"
 
     async def _bridge(self) -> str:
@@ -158,6 +166,13 @@ class Cleanup:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         return ", ".join(gone) + " removed" if gone else "none"
+
+
+async def _only_if_ours(tables: Tables, chains: Iterable[str], error: HiddenTable) -> None:
+    """Raise *error* if the hidden table has one of our *chains*, not if it has none."""
+    for chain in chains:
+        if await tables.has_chain(error.table, chain):
+            raise error
 
 
 def _tables(variant: str) -> set[str]:

@@ -8,6 +8,7 @@ from hostkit.problems import Problems
 from hostkit.reconcile import Reconciler
 from netd.errors import FirewallError
 from netd.iptables.chain import Wish
+from netd.iptables.errors import HiddenTable
 from netd.iptables.flannel import forward, masquerade
 from netd.iptables.table import Iptables, Tables
 
@@ -81,16 +82,17 @@ class Firewall:
 
     async def _ensure(self, network: IPv4Network, subnet: IPv4Network) -> None:
         tables = await self._iptables.open()
+        hidden: HiddenTable | None = None
+        changed: tuple[str, ...] = ()
         with self._subscription.looking() as look:
             try:
-                changed = await tables.ensure(self._wishes(network, subnet))
-            except FirewallError as error:
-                # iptables before 1.6.2 does not know the option.
-                if not self._random_fully or "random-fully" not in str(error):
-                    raise
-                self._random_fully = False
-                changed = await tables.ensure(self._wishes(network, subnet))
+                changed = await self._write(tables, network, subnet)
+            except HiddenTable as error:
+                # It was looked at: until others change something there is nothing new to see.
+                hidden = error
             look.found = bool(changed)
+        if hidden is not None:
+            raise hidden
         if changed and self._applied == (network, subnet):
             for what in changed:
                 log.warning("repaired iptables (%s): %s", tables.variant, what)
@@ -98,6 +100,18 @@ class Firewall:
         elif changed:
             log.info("iptables (%s): %s", tables.variant, ", ".join(changed))
         self._applied = (network, subnet)
+
+    async def _write(
+        self, tables: Tables, network: IPv4Network, subnet: IPv4Network
+    ) -> tuple[str, ...]:
+        try:
+            return await tables.ensure(self._wishes(network, subnet))
+        except FirewallError as error:
+            # iptables before 1.6.2 does not know the option.
+            if not self._random_fully or "random-fully" not in str(error):
+                raise
+            self._random_fully = False
+            return await tables.ensure(self._wishes(network, subnet))
 
     def _wishes(self, network: IPv4Network, subnet: IPv4Network) -> list[Wish]:
         return [

@@ -55,7 +55,7 @@ class OverlayHalf:
     """Keeps this host in the overlay.
 
     *repaired* is called with the kind of each repair, *network_known* with the overlay's network
-    whenever it comes into force.
+    whenever it comes into force, at once with the one of the process before.
     """
 
     def __init__(
@@ -95,10 +95,12 @@ class OverlayHalf:
         self.underlay: Underlay | None = None
         self.holder: LeaseHolder | None = None
         self.from_cache = False
-        self._state = State()
-        self._saver = StateSaver(
-            Path(settings["state-dir"]) / "state.json", problems, self._to_save
-        )
+        state_file = Path(settings["state-dir"]) / "state.json"
+        self._saver = StateSaver(state_file, problems, self._to_save)
+        self._state = load_state(state_file)
+        if (saved := saved_config(self._state)) is not None:
+            # Before any rule: a restart while etcd is away must not change what depends on it.
+            network_known(saved.network)
         Figures(metrics, self)
 
     async def close(self) -> None:
@@ -128,7 +130,6 @@ class OverlayHalf:
 
     async def run(self) -> None:
         """Keep this host in the overlay for ever."""
-        self._state = await asyncio.to_thread(load_state, self._saver.path)
         await self.overlay.start()
         self.underlay = await self._find_underlay()
         self.holder = await self._make_holder(self.underlay)

@@ -52,8 +52,8 @@ def _node_port_ranges(value: str) -> tuple[str, ...]:
 
 def _mark_bit(value: str) -> int:
     number: int = integer(0, 31)(value)
-    if number in {13, 15}:
-        raise ValueError("use another bit: 13 and 15 mark packets that are refused or dropped")
+    if number in {12, 15}:
+        raise ValueError("use another bit: 12 and 15 mark packets that are refused or dropped")
     return number
 
 

@@ -133,7 +133,8 @@ def _connection(connected: bool, peer: str | None, nobody: str) -> Text:
 
 
 def _sync_line(services: Mapping[str, Any], now: float) -> str:
-    pending = f"{services['pending']} changes pending" if services["pending"] else ""
+    count = services["pending"]
+    pending = f"{count} change{'s' if count > 1 else ''} pending" if count else ""
     if services["last_sync"] is None:
         return ", ".join(filter(None, ("none yet", pending)))
     took = services["last_sync_seconds"]

@@ -74,19 +74,24 @@ class ApiError(KubeError):
         self.endpoint = endpoint
         self.retry_after = retry_after
         where = f"API server {endpoint}" if endpoint else "API server"
-        super().__init__(
-            f"{where}: {message} ({status} {reason})"
-            if reason
-            else f"{where}: {message} ({status})"
-        )
+        code = f"{status} {reason}" if reason else str(status)
+        advice = f": {self.advice}" if self.advice else ""
+        super().__init__(f"{where}: {message} ({code}){advice}")
+
+    advice = ""
+    """What an operator can do about it."""
 
 
 class Unauthorized(ApiError):  # noqa: N818 - Kubernetes' name
     """401: the credentials are missing or not accepted."""
 
+    advice = "check token, client certificate or kubeconfig, and whether they have expired"
+
 
 class Forbidden(ApiError):  # noqa: N818 - Kubernetes' name
     """403: the credentials are good but do not permit this."""
+
+    advice = "give this user the right to do it (list and watch, for what is only read)"
 
 
 class NotFound(ApiError):  # noqa: N818 - Kubernetes' name

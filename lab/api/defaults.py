@@ -85,11 +85,6 @@ def _container(container: Json, *, host_network: bool) -> None:
         reference = part(env, "valueFrom.fieldRef")
         if reference:
             reference.setdefault("apiVersion", "v1")
-    resources = container["resources"]
-    if isinstance(resources.get("limits"), dict):
-        requests = resources.setdefault("requests", {})
-        for name, amount in resources["limits"].items():
-            requests.setdefault(name, amount)
 
 
 def _qos(spec: Json) -> str:
@@ -105,6 +100,13 @@ def _pod(obj: Json) -> None:
     spec = obj.setdefault("spec", {})
     _pod_spec(spec)
     _set(spec, enableServiceLinks=True, priority=0)
+    # In a template the requests stay open.
+    for container in (*items(spec, "initContainers"), *items(spec, "containers")):
+        resources = container["resources"]
+        if isinstance(resources.get("limits"), dict):
+            requests = resources.setdefault("requests", {})
+            for name, amount in resources["limits"].items():
+                requests.setdefault(name, amount)
 
 
 def _workload(obj: Json) -> Json:

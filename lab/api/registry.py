@@ -284,6 +284,8 @@ class Registry:
                     continue
                 if not seconds:
                     await self._commit(kind, (namespace, name), item.revision, delete)
+                    if kind is POD:
+                        mark_leaving(kind, obj, 0, self._clock())
                     return obj
                 if not mark_leaving(kind, obj, seconds, self._clock()):
                     return obj

@@ -241,6 +241,8 @@ class Server:
     # Writing
 
     async def _create(self, request: web.Request, target: Target) -> web.Response:
+        if target.name and target.sub != "binding":
+            raise _NO_METHOD
         body = _decode(await request.read(), request.content_type)
         if target.sub == "binding":
             node = path(conform(BINDING, body)[0], "target.name")
@@ -248,8 +250,6 @@ class Server:
                 raise bad_request("a Binding needs target.name, the node's")
             await self._registry.bind(target.namespace, target.name, node)
             return _json({**discovery.SUCCESS, "code": 201}, 201)
-        if target.name:
-            raise _NO_METHOD
         _check_type(target.kind, body)
         headers = _check_fields(target.kind, body, request.query)
         namespace = target.namespace

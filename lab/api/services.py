@@ -169,8 +169,12 @@ def _check_cluster_ip(errors: FieldErrors, spec: Json, was: Json) -> None:
     if spec["type"] == "ExternalName":
         if ip:
             errors.forbidden("spec.clusterIPs[0]", "may not be set when `type` is 'ExternalName'")
-        wrong = names.dns_subdomain(spec.get("externalName", "").rstrip("."))
-        errors.check("spec.externalName", spec.get("externalName", ""), wrong)
+        elsewhere = spec.get("externalName", "")
+        if elsewhere:
+            wrong = names.dns_subdomain(elsewhere.rstrip("."))
+            errors.check("spec.externalName", elsewhere, wrong)
+        else:
+            errors.required("spec.externalName")
         return
     if ip and ip != "None":
         errors.check("spec.clusterIPs[0]", ip, names.address(ip))

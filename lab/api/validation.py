@@ -54,7 +54,11 @@ def _pod(errors: FieldErrors, obj: Json, old: Json | None) -> None:
     was = part(old, "spec")
     # A pod without a node gets one by being scheduled.
     node = was.get("nodeName") or obj["spec"].get("nodeName")
-    if old is not None and _fixed(obj["spec"], node) != _fixed(was, node):
+    if old is None:
+        return
+    if len(items(obj, "spec.containers")) != len(items(old, "spec.containers")):
+        errors.forbidden("spec.containers", "pod updates may not add or remove containers")
+    elif _fixed(obj["spec"], node) != _fixed(was, node):
         errors.forbidden("spec", POD_CHANGES)
 
 

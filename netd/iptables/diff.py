@@ -20,9 +20,10 @@ _COMMENT = rf"-m comment --comment (?:{_QUOTED}|\S+) "
 _CATCH_ALL = re.compile(rf"(?:{_COMMENT})?-j (?:DROP|REJECT)(?: --reject-with \S+)?")
 _TEXT = re.compile(rf"--comment (?:{_QUOTED}|\S+)|{_QUOTED}")
 _TARGET = re.compile(r"(?:^| )-[jg] (\S+)")
-# iptables-restore names the line that it cannot read, iptables-nft-restore also the line that
-# the kernel refuses; iptables-legacy-restore then names the line of COMMIT.
+# iptables-restore names the first line that it cannot read, iptables-nft-restore also all lines
+# that the kernel refuses; iptables-legacy-restore then names the line of COMMIT.
 _LINE = re.compile(r"(?:Error occurred at line: |^(?:\S+: )?line )(\d+)", re.MULTILINE)
+_HIDDEN = re.compile(r"^# Table [`'](\S+)' is incompatible", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,12 @@ def parse_saves(text: str) -> dict[str, Observed]:
         table: Observed({name: tuple(rules) for name, rules in chains.items()})
         for table, chains in tables.items()
     }
+
+
+def hidden_tables(text: str) -> frozenset[str]:
+    """The tables that iptables-nft-save (*text* is its output) could not print, for a rule in them
+    that was made with nft: it says so in a comment and succeeds."""
+    return frozenset(_HIDDEN.findall(text))
 
 
 class _Draft:
@@ -171,21 +178,24 @@ def plan_partial(wish: Wish, touched: Iterable[str], written: Chains) -> Change 
     return draft.change()
 
 
-def bad_rule(text: str, message: str) -> tuple[str, str, str] | None:
-    """Table, chain and rule at the line of the input *text* that *message* (stderr) names.
+def bad_rules(text: str, message: str) -> tuple[tuple[str, str, str], ...]:
+    """Table, chain and rule at each line of the input *text* that *message* (stderr) names.
 
-    None when it names none, or a line that adds no rule.
+    Lines that add no rule are left out. Empty when a chain could not be made or emptied: the kernel
+    then refuses its rules for that alone.
     """
-    match = _LINE.search(message)
-    if match is None:
-        return None
     lines = text.splitlines()
-    number = int(match[1])
-    if not 1 <= number <= len(lines) or not lines[number - 1].startswith("-A "):
-        return None
-    chain, _, rule = lines[number - 1][3:].partition(" ")
-    table = next((line[1:] for line in reversed(lines[:number]) if line.startswith("*")), "")
-    return table, chain, rule
+    numbers = {int(match[1]) for match in _LINE.finditer(message)}
+    named = [(n, lines[n - 1]) for n in sorted(numbers) if 1 <= n <= len(lines)]
+    if any(line.startswith(":") for _, line in named):
+        return ()
+    found: list[tuple[str, str, str]] = []
+    for number, line in named:
+        if line.startswith("-A "):
+            chain, _, rule = line[3:].partition(" ")
+            table = next((up[1:] for up in reversed(lines[:number]) if up.startswith("*")), "")
+            found.append((table, chain, rule))
+    return tuple(found)
 
 
 def target(rule: str) -> str | None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from hostkit.command import CommandError, Runner
 from netd.errors import FirewallError
 from netd.iptables.chain import Wish
-from netd.iptables.diff import Change, Observed, bad_rule, parse_saves, plan
-from netd.iptables.errors import BadRule, LockBusy
+from netd.iptables.diff import Change, Observed, bad_rules, hidden_tables, parse_saves, plan
+from netd.iptables.errors import BadRule, HiddenTable, LockBusy, RestoreError, one_line
 from netd.iptables.generation import LOCK_FILE, Generation, LockFile, Source
 from netd.iptables.watch import RuleWatch
 
@@ -74,27 +74,62 @@ class Tables:
         self.restore_failures = 0
 
     async def save(self, tables: Collection[str]) -> dict[str, Observed]:
-        """What each of *tables* holds now; one that does not exist is empty."""
+        """What each of *tables* holds now; one that does not exist is empty.
+
+        Raises HiddenTable when one cannot be shown, or another FirewallError.
+        """
+        found, hidden = await self._read(tables)
+        if hidden:
+            raise HiddenTable(hidden[0])
+        return found
+
+    async def _read(self, tables: Collection[str]) -> tuple[dict[str, Observed], list[str]]:
+        """What is in those of *tables* that can be shown, and the names of the others."""
         program = f"iptables-{self.variant}-save"
         if self.variant == "nft" and len(tables) > 1:
             commands = [[program]]
         else:
             commands = [[program, "-t", table] for table in tables]
         found: dict[str, Observed] = {}
+        hidden: set[str] = set()
         for argv in commands:
             try:
                 done = await self._runner.run(argv, timeout=DEADLINE)
             except CommandError as error:
-                raise FirewallError(f"reading tables {', '.join(tables)}: {error}") from error
+                raise FirewallError(
+                    f"reading tables {', '.join(tables)}: {_outcome(error)}"
+                ) from error
             found |= parse_saves(done.stdout)
-        return {table: found.get(table, Observed({})) for table in tables}
+            hidden |= hidden_tables(done.stdout)
+        there = {name: found.get(name, Observed({})) for name in tables if name not in hidden}
+        return there, [name for name in tables if name in hidden]
+
+    async def has_chain(self, table: str, chain: str) -> bool:
+        """Whether *chain* exists; works in a table that ``save`` cannot show, too."""
+        argv = [f"iptables-{self.variant}", "-t", table, "-S", chain]
+        try:
+            done = await self._runner.run(argv, check=False, timeout=DEADLINE)
+        except CommandError as error:
+            raise FirewallError(f"reading table {table}: {_outcome(error)}") from error
+        return done.returncode == 0
 
     async def restore(self, changes: Sequence[Change]) -> None:
         """Commit *changes*, one for each of several tables, in their order.
 
-        Raises LockBusy, BadRule or another FirewallError. The table that fails is as it was; those
-        before it have been committed.
+        Raises LockBusy, BadRule, RestoreError or another FirewallError. The table that fails is as
+        it was; those before it have been committed.
         """
+        try:
+            await self._commit(changes)
+        except FirewallError:
+            self.restore_failures += 1
+            raise
+
+    async def attempt(self, change: Change) -> None:
+        """As ``restore`` of one change, which may fail: that is not counted."""
+        await self._commit([change])
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
         argv = [f"iptables-{self.variant}-restore", "--noflush", "-w", str(LOCK_WAIT)]
         text = "".join(change.text for change in changes)
         counted = (
@@ -106,19 +141,23 @@ class Tables:
             async with counted:
                 await self._runner.run(argv, stdin=text, timeout=DEADLINE)
         except CommandError as error:
-            self.restore_failures += 1
             raise _explained(error, text) from error
 
     async def ensure(self, wishes: Iterable[Wish]) -> tuple[str, ...]:
-        """Make the tables as wished, one commit each; returns what had to be changed."""
+        """Make the tables as wished, one commit each; returns what had to be changed.
+
+        Raises HiddenTable after the tables that can be shown were put right.
+        """
         wanted = list(wishes)
-        there = await self.save([wish.table for wish in wanted])
+        there, hidden = await self._read([wish.table for wish in wanted])
         changed: list[str] = []
         for wish in wanted:
-            change = plan(wish, there[wish.table])
+            change = plan(wish, there[wish.table]) if wish.table in there else None
             if change is not None:
                 await self.restore([change])
                 changed += change.what
+        if hidden:
+            raise HiddenTable(hidden[0])
         return tuple(changed)
 
 
@@ -130,13 +169,20 @@ async def remove_all(
     return await tables.ensure([Wish(name, prefixes=prefixes) for name in names])
 
 
+def _outcome(error: CommandError) -> str:
+    """Program, exit status and message; the input is that of thousands of rules."""
+    how = "did not run" if error.returncode is None else f"exit status {error.returncode}"
+    return f"{error.argv[0]}: {how}: {one_line(error.stderr)}"
+
+
 def _explained(error: CommandError, text: str) -> FirewallError:
     if "xtables lock" in error.stderr or "xtables.lock" in error.stderr:
-        return LockBusy(f"another program holds the xtables lock (/run/xtables.lock): {error}")
-    found = bad_rule(text, error.stderr)
-    if found is not None:
-        return BadRule(*found, " ".join(error.stderr.split()))
-    return FirewallError(f"writing the tables: {error}")
+        return LockBusy()
+    found = bad_rules(text, error.stderr)
+    if found:
+        return BadRule(found, error.stderr)
+    kind = FirewallError if error.returncode is None else RestoreError
+    return kind(f"writing the tables: {_outcome(error)}")
 
 
 class Iptables:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from netd.services.names import address_key, address_of, port_key
+from netd.services.pools import MOST_RULES, most_endpoints, place_count, usable
 from netd.services.values import (
     Endpoint,
     EndpointSlice,
@@ -72,6 +73,8 @@ class Book:
         self._at_port: dict[int, list[Place]] = {}
         self._contested: set[Place] = set()
         self._quarantined: dict[str, str] = {}
+        self._health: dict[int, set[str]] = {}
+        self._too_large: dict[str, str] = {}
         self.addresses: list[int] = []
         """Sorted keys of all addresses at which somebody answers."""
         self.node_ports: list[int] = []
@@ -89,7 +92,9 @@ class Book:
             return
         if old is not None and key not in self._quarantined:
             self._withdraw(old)
+        self._note_health(key, old, service)
         if service is None:
+            self._too_large.pop(key, None)
             self.services.pop(key, None)
             self._quarantined.pop(key, None)
             return
@@ -97,6 +102,7 @@ class Book:
         # A changed service may be as it should be.
         self._quarantined.pop(key, None)
         self._claim(service)
+        self._measure(key)
 
     def put_slices(self, key: str, slices: tuple[EndpointSlice, ...]) -> None:
         """The object *key*, a slice or an Endpoints object with its subsets, now holds *slices*."""
@@ -116,7 +122,17 @@ class Book:
             self._service_of[key] = after_names
         for name, pools in before.items():
             if self.pools(name) != pools:
+                self._measure(name)
                 self._touch(name)
+
+    def release(self) -> bool:
+        """Take back the services that were left out, for what the kernel refused it may take now;
+        returns whether there were any."""
+        released = list(self._quarantined)
+        self._quarantined.clear()
+        for key in released:
+            self._claim(self.services[key])
+        return bool(released)
 
     def quarantine(self, key: str, why: str) -> None:
         """Leave the service *key* out until it changes."""
@@ -197,33 +213,71 @@ class Book:
         return service in self._quarantined
 
     def troubles(self) -> list[Trouble]:
-        """Conflicts and quarantined services."""
+        """Conflicts, services that are left out, and those that are too large."""
         found = [Trouble(f"service {key}", why) for key, why in self._quarantined.items()]
         for place in self._contested:
             winner = self._claims[place][0]
             losers = {claim.service for claim in self._claims[place]} - {winner.service}
             found += [Trouble(f"service {loser}", _clash(place, winner)) for loser in losers]
+        for port, keys in self._health.items():
+            first = self._oldest(keys)
+            text = f"healthCheckNodePort {port} belongs to the older service {first}: use another"
+            found += [Trouble(f"service {key}", text) for key in keys if key != first]
+        found += [Trouble(f"service {key}", text) for key, text in self._too_large.items()]
         return sorted(found, key=lambda one: (one.key, one.text))
 
-    def udp_places(self) -> frozenset[tuple[str, int]]:
-        """Where UDP is served: address, empty for a node port, and port."""
-        return frozenset(
-            ("" if place.is_node_port else address_of(place.key), place.port)
-            for place in self._claims
-            if place.protocol == "udp"
-        )
-
-    def udp_frontends(self) -> Iterator[Frontend]:
-        """All that is served by UDP."""
-        for place in self._claims:
-            if place.protocol == "udp":
-                yield self._frontend(place)
+    def health_checks(self) -> dict[int, tuple[str, int]]:
+        """Each healthCheckNodePort with its service and how many endpoints it has here."""
+        return {
+            port: (key, self.local_endpoints(key))
+            for port, keys in self._health.items()
+            for key in [self._oldest(keys)]
+        }
 
     # --- inside ---
 
     def _pool(self, found: Iterable[tuple[Endpoint, int]]) -> Pool:
         listed = list(found)
-        return Pool(_usable(listed), _usable(one for one in listed if self._is_here(one[0])))
+        return Pool(usable(listed), usable(one for one in listed if self._is_here(one[0])))
+
+    def _pool_of(self, service: Service, port: ServicePort) -> Pool:
+        pool = self._pool(
+            (endpoint, one.port)
+            for part in self.slices_of(service.key)
+            for one in part.ports
+            if (one.name, one.protocol) == (port.name, port.protocol)
+            for endpoint in part.endpoints
+        )
+        most = most_endpoints(service)
+        return Pool(pool.every[:most], pool.local[:most]) if len(pool.every) > most else pool
+
+    def _measure(self, key: str) -> None:
+        """Name the service *key* if it needs more rules than one may have."""
+        service = self.services.get(key)
+        self._too_large.pop(key, None)
+        if service is None:
+            return
+        most = most_endpoints(service)
+        if sum(len(one.endpoints) for one in self.slices_of(key)) <= most:
+            return
+        largest = max(len(pool.every) for pool in self.pools(key).values())
+        if largest > most:
+            self._too_large[key] = (
+                f"it has {place_count(service)} addresses with ports and {largest} endpoints, "
+                f"which needs more than {MOST_RULES} rules: {most} endpoints of each port are "
+                "used, divide it into several services"
+            )
+
+    def _note_health(self, key: str, old: Service | None, new: Service | None) -> None:
+        if old is not None and old.health_port:
+            self._health[old.health_port].discard(key)
+            if not self._health[old.health_port]:
+                del self._health[old.health_port]
+        if new is not None and new.health_port:
+            self._health.setdefault(new.health_port, set()).add(key)
+
+    def _oldest(self, keys: Iterable[str]) -> str:
+        return min(keys, key=lambda key: (self.services[key].created, key))
 
     def _is_here(self, endpoint: Endpoint) -> bool:
         return bool(self.node) and endpoint.node == self.node
@@ -241,7 +295,7 @@ class Book:
             port=place.port,
             service=service.key,
             port_name=port.name,
-            pool=self.pools(service.key).get((port.name, port.protocol), Pool()),
+            pool=self._pool_of(service, port),
             local_only=service.internal_local if internal else service.external_local,
             affinity=service.affinity,
             source_ranges=service.source_ranges if kind is Kind.BALANCER else (),
@@ -300,18 +354,6 @@ class Book:
     def _touch_place(self, place: Place) -> None:
         (self._touched_ports if place.is_node_port else self._touched).add(place.key)
         self._touched_udp |= place.protocol == "udp"
-
-
-def _usable(found: Iterable[tuple[Endpoint, int]]) -> tuple[str, ...]:
-    """The ready ones, else those that serve while they terminate (KEP-1669)."""
-    ready: set[tuple[str, int]] = set()
-    leaving: set[tuple[str, int]] = set()
-    for endpoint, port in found:
-        if endpoint.ready:
-            ready.add((endpoint.address, port))
-        elif endpoint.serving and endpoint.terminating:
-            leaving.add((endpoint.address, port))
-    return tuple(f"{address}:{port}" for address, port in sorted(ready or leaving))
 
 
 def _wishes(service: Service) -> Iterator[tuple[Place, Claim]]:

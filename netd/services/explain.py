@@ -122,9 +122,7 @@ def _not_granted(key: str, book: Book) -> list[str]:
 
 def _answer(frontend: Frontend, planner: RulePlanner) -> dict[str, Any]:
     pool = frontend.pool
-    served = pool.every
-    if frontend.local_only:
-        served = pool.local
+    served = pool.local if frontend.local_only else pool.every
     book = planner.book
     where = {
         endpoint.address: endpoint.node
@@ -189,9 +187,10 @@ def _wrong(frontend: Frontend, book: Book) -> list[str]:
     pool = frontend.pool
     if pool.every:
         if frontend.local_only and not pool.local:
+            whose = "packets" if frontend.kind is Kind.CLUSTER else "packets from outside"
             return [
                 f"the traffic policy is Local and none of the {len(pool.every)} endpoints is on "
-                f"this node ({book.node}): packets are dropped here"
+                f"this node ({book.node}): {whose} are dropped here"
             ]
         return []
     slices = book.slices_of(frontend.service)

@@ -106,7 +106,7 @@ class ServicesHalf:
             self._health,
             problems,
             figures=self._figures,
-            local_addresses=lambda: self._addresses.current or frozenset(),
+            local_addresses=self._node_port_addresses,
             repaired=repaired,
         )
         self.loop = Reconciler(
@@ -136,6 +136,9 @@ class ServicesHalf:
             node_port_ranges=node_port_ranges(settings),
             drop_invalid=not tcp_be_liberal(self._host.files.sysctls),
         )
+
+    def _node_port_addresses(self) -> frozenset[str]:
+        return self._addresses.in_ranges(map(IPv4Network, self.planner.policy.node_port_ranges))
 
     async def run(self) -> None:
         """Keep services balanced for ever."""
@@ -271,6 +274,8 @@ class ServicesHalf:
                 else None,
             )
         self._limits.ensure()
+        if self.book.release():
+            self.loop.trigger()
         if self.planner.policy.drop_invalid == tcp_be_liberal(sysctls):
             self.planner.set_policy(self._policy(self.planner.policy.cluster_cidr))
             self.loop.trigger()

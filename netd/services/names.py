@@ -28,10 +28,11 @@ CANARY = "KUBE-NETD-CANARY"
 PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT-", "KUBE-VIP-", "KUBE-NP-", CANARY)
 """A chain of nat or filter with one of these is ours. KUBE-NODEPORTS is a later kube-proxy's."""
 
-REJECT_BIT = 13
+REJECT_BIT = 12
 DROP_BIT = 15
 """Marks of packets that the filter table refuses or drops. Bit 15 has that meaning also to a
-kubelet's KUBE-FIREWALL; bit 14 marks what is masqueraded and can be chosen."""
+kubelet's KUBE-FIREWALL; bit 14 marks what is masqueraded and can be chosen; bit 13 is that of the
+CNI portmap plugin."""
 
 ADDRESS_BITS = 32
 PORT_BITS = 18

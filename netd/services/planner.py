@@ -6,7 +6,7 @@ whose children changed. What was rendered stays in ``touched`` until the caller 
 kernel has it, so a failed write is written again with whatever came after it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from netd.services import names
@@ -72,9 +72,13 @@ class RulePlanner:
         )
         return affected
 
-    def written(self, chains: Iterable[str]) -> None:
-        """The kernel has *chains* as they are now."""
-        self.touched.difference_update(chains)
+    def pending(self) -> dict[str, tuple[str, ...] | None]:
+        """The chains that have to be written, with their rules; None for one that has to go."""
+        return {name: self.chains.get(name) for name in self.touched}
+
+    def written(self, chains: Mapping[str, tuple[str, ...] | None]) -> None:
+        """The kernel has what ``pending`` gave; what has changed since stays touched."""
+        self.touched -= {name for name, rules in chains.items() if self.chains.get(name) == rules}
 
     def address_path(self, key: int) -> list[str]:
         """The chains on the way to the rules of an address, root first."""

@@ -40,7 +40,6 @@ class Policy:
     masquerade_all: bool = False
     cluster_cidr: str = ""
     node_port_ranges: tuple[str, ...] = ()
-    random_fully: bool = True
     drop_invalid: bool = True
 
     @property
@@ -115,7 +114,9 @@ def _gate(match: _Match, ranges: Sequence[str]) -> list[str]:
     """Drop what comes from outside *ranges*; ACCEPT ends the way through nat."""
     if not ranges or "0.0.0.0/0" in ranges:
         return []
-    allowed = [match(_unset(_DROP), source=one) for one in ranges]
+    # A host that has the address itself uses it as its source.
+    own = f"{match.frontend.address}/32"
+    allowed = [match(_unset(_DROP), source=one) for one in dict.fromkeys((*ranges, own))]
     return [match(_set(_DROP)), *allowed, match(f"-m mark --mark {_DROP} -j ACCEPT")]
 
 
@@ -173,7 +174,6 @@ def entry_chains(policy: Policy) -> dict[str, tuple[str, ...]]:
     ports = tuple(f"-d {one} -j {names.NODEPORTS}" for one in policy.node_port_ranges) or (
         f"-j {names.NODEPORTS}",
     )
-    random = " --random-fully" if policy.random_fully else ""
     return {
         names.CANARY: (),
         # What leaves the tree again is no service, and must not keep the mark.
@@ -188,7 +188,7 @@ def entry_chains(policy: Policy) -> dict[str, tuple[str, ...]]:
             f"-m mark ! --mark {policy.masquerade} -j RETURN",
             # A tunnel's outer packet inherits the mark and must not be rewritten too.
             unmark,
-            f"! -o lo -j MASQUERADE{random}",
+            "! -o lo -j MASQUERADE --random-fully",
         ),
     }
 

@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from hostkit.problems import Problems
 from netd.errors import FirewallError, NetdError
 from netd.iptables.chain import Wish
-from netd.iptables.errors import BadRule
+from netd.iptables.errors import BadRule, HiddenTable
 from netd.iptables.owned import Committed, ServiceTables
 from netd.services import names
 from netd.services.book import Book
-from netd.services.conntrack import UdpView
 from netd.services.figures import ProxyFigures
 from netd.services.flows import FlowCleaner
 from netd.services.health import HealthServers
 from netd.services.planner import RulePlanner
 from netd.services.rules import filter_chains, filter_jumps, nat_jumps
-from netd.services.values import Kind
+from netd.services.udp import UdpPlaces
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +69,7 @@ class RuleSync:
         self._local_addresses = local_addresses
         self._repaired = repaired
         self._udp_pending = True
-        self._udp_now: frozenset[tuple[str, int]] = frozenset()
-        """Where the planned rules serve UDP: address (empty for a node port) and port."""
-        self._udp_before: frozenset[tuple[str, int]] = frozenset()
-        """Where any rules did since flows were cleaned last."""
+        self._udp = UdpPlaces()
         self.last: LastSync | None = None
 
     def recheck_flows(self) -> None:
@@ -91,7 +87,12 @@ class RuleSync:
         done = None
         while done is None:
             self._plan()
-            done = await self._write()
+            try:
+                done = await self._write()
+            except HiddenTable as error:
+                if error.is_written:
+                    await self._follow_up()
+                raise
         seconds = time.monotonic() - began
         if done.what or self.last is None:
             self.last = LastSync(time.time(), seconds, done.full)
@@ -108,16 +109,16 @@ class RuleSync:
         }
 
     def _plan(self) -> None:
-        if self._planner.update().udp:
+        affected = self._planner.update()
+        if affected.udp:
             self._udp_pending = True
-            # What is told during the write is for the next pass.
-            self._udp_now = self._book.udp_places()
-            self._udp_before |= self._udp_now
+            self._udp.refresh(self._book, affected)
 
     async def _write(self) -> Committed | None:
         """What was written; None when a service was left out and the rest is to be written."""
         tables = await self._open_tables()
-        pending = frozenset(self._planner.touched)
+        # The policy may change during the write.
+        pending = self._planner.pending()
         try:
             done = await tables.commit(
                 self._wishes(), {"nat": pending, "filter": names.FILTER_CHAINS}
@@ -126,6 +127,8 @@ class RuleSync:
             if isinstance(error, BadRule) and self._leave_out(error):
                 return None
             self._problems.set("services", str(error))
+            if isinstance(error, HiddenTable) and error.is_written:
+                self._planner.written(pending)
             raise
         self._problems.clear("services")
         self._planner.written(pending)
@@ -140,14 +143,24 @@ class RuleSync:
 
     def _leave_out(self, error: BadRule) -> bool:
         """Whether there was a service to leave out that was not left out before."""
-        match = _SERVICE.search(error.rule)
-        if match is None or not self._book.frontends_of(match[1]):
-            return False
-        log.warning("service %s is left out: %s", match[1], error)
-        self._book.quarantine(match[1], f"left out, iptables refuses its rule: {error.rule}")
-        return True
+        found = False
+        for _table, _chain, rule in error.rules:
+            match = _SERVICE.search(rule)
+            if match is not None and self._book.frontends_of(match[1]):
+                found = True
+                log.warning("service %s is left out: iptables refuses %s", match[1], rule)
+                self._book.quarantine(match[1], f"left out, iptables refuses its rule: {rule}")
+        return found
 
     def _tell(self, done: Committed) -> None:
+        if done.rivals is not None:
+            self._problems.update(
+                "kube-proxy",
+                "its chains are still there and every new connection walks them: stop it and run "
+                "'kube-proxy --cleanup'"
+                if done.rivals
+                else None,
+            )
         if not done.foreign:
             return
         canary = f"chain {names.CANARY} missing"
@@ -159,39 +172,15 @@ class RuleSync:
         self._repaired("iptables")
 
     async def _follow_up(self) -> None:
-        await self._health.set(
-            {
-                service.health_port: (service.key, self._book.local_endpoints(service.key))
-                for service in self._book.services.values()
-                if service.health_port
-            }
-        )
+        await self._health.set(self._book.health_checks())
         if self._udp_pending:
             # Cleared first: a change of addresses during the cleaning asks for another one.
             self._udp_pending = False
             try:
-                await self._cleaner.clean(self._udp_view())
+                await self._cleaner.clean(self._udp.view(self._local_addresses()))
             except NetdError as error:
                 self._udp_pending = True
                 self._problems.set("conntrack", str(error))
                 raise
             self._problems.clear("conntrack")
-            self._udp_before = self._udp_now
-
-    def _udp_view(self) -> UdpView:
-        """Who serves each UDP place now; places that nobody serves any more have nobody."""
-        vips: dict[tuple[str, int], frozenset[str]] = {}
-        node_ports: dict[int, frozenset[str]] = {}
-        for address, port in self._udp_before:
-            if address:
-                vips[address, port] = frozenset()
-            else:
-                node_ports[port] = frozenset()
-        for one in self._book.udp_frontends():
-            at_home = one.kind is Kind.CLUSTER and one.local_only
-            served = frozenset(one.pool.local if at_home else one.pool.every)
-            if one.address:
-                vips[one.address, one.port] = served
-            else:
-                node_ports[one.port] = served
-        return UdpView(vips, node_ports, self._local_addresses())
+            self._udp.cleaned()

@@ -25,6 +25,10 @@ class RestoreError(Exception):
     """A line of a restore cannot be carried out."""
 
 
+class KernelError(Exception):
+    """The kernel refuses a whole table."""
+
+
 @dataclass
 class Table:
     """The rules of each chain; a built-in chain has a policy."""
@@ -133,7 +137,9 @@ class FakeIptables:
     """The Runner. ``missing`` programs cannot be started; ``calls`` are the argvs seen.
 
     ``before`` is called with each argv before it is carried out, as another program that
-    changes the tables meanwhile. A rule with one of the words ``refused`` is a bad line.
+    changes the tables meanwhile. A rule with one of the words ``refused`` is a bad line; one with
+    a word of ``refused_at_commit`` is refused by the kernel, and only the line of COMMIT is told.
+    The tables ``hidden`` hold a rule that iptables-nft-save cannot show.
     """
 
     variant: str = "nft"
@@ -145,6 +151,8 @@ class FakeIptables:
     before: Callable[[tuple[str, ...]], None] = lambda _argv: None
     commits: dict[str, int] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    refused_at_commit: set[str] = field(default_factory=set)
+    hidden: set[str] = field(default_factory=set)
 
     def table(self, name: str, variant: str = "nft") -> Table:
         """The table *name* of *variant*."""
@@ -215,7 +223,7 @@ class FakeIptables:
             return 2, "", "a restore without --noflush would take everything away"
         try:
             self._restore(variant, stdin)
-        except RestoreError as error:
+        except (RestoreError, KernelError) as error:
             return 1, "", f"{words[0]}: {error}"
         self.restored.append(stdin)
         return 0, "", ""
@@ -224,9 +232,17 @@ class FakeIptables:
         if options:
             flag, name = options
             assert flag == "-t"
-            return self.table(name, variant).text(name)
+            return self._text(variant, name, self.table(name, variant))
+        if variant == "nft":
+            for name in self.hidden:
+                self.table(name)
         made = [(name, table) for (kind, name), table in self.tables.items() if kind == variant]
-        return "".join(table.text(name) for name, table in made)
+        return "".join(self._text(variant, name, table) for name, table in made)
+
+    def _text(self, variant: str, name: str, table: Table) -> str:
+        if variant == "nft" and name in self.hidden:
+            return f"# Table `{name}' is incompatible, use 'nft' tool.\n"
+        return table.text(name)
 
     def _restore(self, variant: str, text: str) -> None:
         changed: dict[str, Table] = {}
@@ -239,6 +255,7 @@ class FakeIptables:
                         raise RestoreError(f"no table {name}")
                     changed[name] = self.table(name, variant).copy()
                 elif line == "COMMIT":
+                    self._check(changed[name], number)
                     self.tables[variant, name] = changed.pop(name)
                     self._committed(variant)
                     name = ""
@@ -250,6 +267,11 @@ class FakeIptables:
                 raise RestoreError(f"{error}\nError occurred at line: {number}") from error
         if name:
             raise RestoreError("COMMIT expected")
+
+    def _check(self, table: Table, number: int) -> None:
+        rules = [rule for rules in table.chains.values() for rule in rules]
+        if any(word in rule for word in self.refused_at_commit for rule in rules):
+            raise KernelError(f"line {number} failed")
 
     def _restore_line(self, table: Table, line: str) -> None:
         if not line.startswith(":"):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from hostkit.command import SubprocessRunner
-from netd.errors import FirewallError
 from netd.iptables.chain import Jump, Wish
 from netd.iptables.errors import BadRule, LockBusy
 from netd.iptables.owned import Committed, ServiceTables
@@ -22,7 +21,12 @@ PREFIXES = ("KUBE-PORTALS", "KUBE-NODEPORT", "KUBE-VIP-", "KUBE-NP-")
 MARK = "-j MARK --set-xmark 0x4000/0x4000"
 NAT_JUMPS = (
     Jump("PREROUTING", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
-    Jump("PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORT-TREE", "KUBE-NODEPORT-TREE", True),
+    Jump(
+        "PREROUTING",
+        "-m addrtype --dst-type LOCAL -j KUBE-NODEPORT-TREE",
+        "KUBE-NODEPORT-TREE",
+        True,
+    ),
     Jump("OUTPUT", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
 )
 FILTER = Wish(
@@ -239,7 +243,15 @@ def test_a_foreign_commit_between_ours_is_noticed(host: Host) -> None:
     async def both() -> list[Committed]:
         async def others() -> None:
             for _ in range(3):
-                argv = [f"iptables-{host.variant}", "-w", "5", "-t", "nat", "-F", "KUBE-NODEPORT-TREE"]
+                argv = [
+                    f"iptables-{host.variant}",
+                    "-w",
+                    "5",
+                    "-t",
+                    "nat",
+                    "-F",
+                    "KUBE-NODEPORT-TREE",
+                ]
                 await SubprocessRunner().run(argv)
 
         task = asyncio.create_task(others())
@@ -286,19 +298,31 @@ def test_a_rule_that_iptables_cannot_read_is_named(host: Host) -> None:
         host.chains[LEAF] = (*good, bad)
         with pytest.raises(BadRule) as caught:
             host.commit(LEAF)
-        assert (caught.value.table, caught.value.chain, caught.value.rule) == ("nat", LEAF, bad)
+        assert caught.value.rules == (("nat", LEAF, bad),)
         assert host.saved() == before
     host.chains[LEAF] = good
     assert host.commit(LEAF).foreign == ()
 
 
-def test_a_rule_that_the_kernel_refuses_changes_nothing(host: Host) -> None:
-    """nft names the line (REJECT is for the filter table only), legacy only that of COMMIT."""
+def test_all_rules_that_the_kernel_refuses_are_named_and_nothing_changes(host: Host) -> None:
+    """nft names their lines, legacy only that of COMMIT, so they are found by trial.
+
+    REJECT is for the filter table only; iptables reads the rule, the kernel refuses it.
+    """
     before = host.saved()
-    host.chains[LEAF] = (*leaf(1), "-j REJECT --reject-with icmp-port-unreachable")
-    with pytest.raises(BadRule if host.variant == "nft" else FirewallError):
-        host.commit(LEAF)
+    bad = "-j REJECT --reject-with icmp-port-unreachable"
+    other = "KUBE-VIP-10.0.0.32-28"
+    host.chains[LEAF] = (*leaf(1), bad)
+    host.chains[other] = (f"-p udp {bad}", *leaf(2), bad)
+    with pytest.raises(BadRule) as caught:
+        host.commit(LEAF, other)
+    assert sorted(caught.value.rules) == [
+        ("nat", LEAF, bad), ("nat", other, bad), ("nat", other, f"-p udp {bad}"),
+    ]  # fmt: skip
     assert host.saved() == before
+    host.chains[LEAF], host.chains[other] = leaf(1, 81), leaf(2, 81)
+    assert set(host.commit(LEAF, other).changed) == {LEAF, other}
+    assert host.commit().what == ()
 
 
 def test_a_partial_commit_into_chains_that_are_gone_becomes_a_full_one(host: Host) -> None:

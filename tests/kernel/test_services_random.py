@@ -199,7 +199,7 @@ class History:
     def write(self) -> None:
         """One pass, as RuleSync does it after the watch has looked. Raises FirewallError."""
         self.planner.update()
-        pending = frozenset(self.planner.touched)
+        pending = self.planner.pending()
         wishes = (
             Wish("nat", self.planner.chains, nat_jumps(), prefixes=names.PREFIXES),
             Wish("filter", filter_chains(self.policy), filter_jumps(), prefixes=names.PREFIXES),

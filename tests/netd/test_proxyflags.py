@@ -92,7 +92,7 @@ def test_ranges_for_node_ports_are_gathered_and_everything_means_no_limit() -> N
         ("--proxy-mode=userspace", ["iptables only", "leave it out"]),
         ("--proxy-mode=nftables", ["iptables only", "iptables-nft"]),
         ("--proxy-mode=kernelspace", ["iptables only: leave it out"]),
-        ("--iptables-masquerade-bit=13", ["another bit", "13 and 15"]),
+        ("--iptables-masquerade-bit=12", ["another bit", "12 and 15"]),
         ("--iptables-masquerade-bit=15", ["another bit"]),
         ("--iptables-masquerade-bit=32", ["0 to 31"]),
         ("--iptables-min-sync-period=soon", ["a time such as 5s"]),

@@ -60,7 +60,8 @@ class World:
         port_name = service.ports[index].name
         if rank == 2 and service.source_ranges:
             source = IPv4Address(packet.source)
-            if not any(source in IPv4Network(one) for one in service.source_ranges):
+            own = packet.source == packet.target
+            if not own and not any(source in IPv4Network(one) for one in service.source_ranges):
                 return Answer(dropped=True)
         if rank:
             return self._outside(service, port_name, packet)

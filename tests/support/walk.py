@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
-REJECT, DROP, MASQUERADE = 1 << 13, 1 << 15, 1 << 14
+REJECT, DROP, MASQUERADE = 1 << 12, 1 << 15, 1 << 14
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netd.iptables.chain import Jump, Wish
-from netd.iptables.diff import Observed, bad_rule, parse_saves, plan, plan_partial, target
+from netd.iptables.diff import Observed, parse_saves, plan, plan_partial, target
 from netd.iptables.flannel import forward, masquerade
 from tests.fakes.iptables import FakeIptables, Table
 
@@ -240,7 +240,10 @@ SERVICES = Wish(
     (
         Jump("PREROUTING", '-m comment --comment "netd: a" -j KUBE-PORTALS', "KUBE-PORTALS", True),
         Jump(
-            "PREROUTING", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORT-TREE", "KUBE-NODEPORT-TREE", True
+            "PREROUTING",
+            "-m addrtype --dst-type LOCAL -j KUBE-NODEPORT-TREE",
+            "KUBE-NODEPORT-TREE",
+            True,
         ),
         Jump("OUTPUT", "-j KUBE-PORTALS", "KUBE-PORTALS", True),
     ),
@@ -326,39 +329,6 @@ def test_a_partial_plan_names_only_touched_chains_that_differ() -> None:
     assert (change.filled, change.removed) == ({"KUBE-VIP-A": ()}, ("KUBE-VIP-GONE",))
     assert plan_partial(SERVICES, ["KUBE-PORTALS"], written) is None
     assert plan_partial(SERVICES, [], {}) is None
-
-
-INPUT = "*nat\n:A - [0:0]\n-A A -j ONE\n-A A -j TWO\n-X B\nCOMMIT\n*filter\n-A C -j THREE\nCOMMIT\n"
-
-
-@pytest.mark.parametrize(
-    ("message", "found"),
-    [
-        # What iptables 1.8.9 says, of both variants.
-        (
-            "iptables-restore v1.8.9 (legacy): invalid port/service `70000' specified\n"
-            "Error occurred at line: 4\nTry `iptables-restore -h' for more information.\n",
-            ("nat", "A", "-j TWO"),
-        ),
-        (
-            "iptables-nft-restore v1.8.9 (nf_tables): \n"
-            "line 3: RULE_APPEND failed (Invalid argument): rule in chain A\n",
-            ("nat", "A", "-j ONE"),
-        ),
-        ("Error occurred at line: 8", ("filter", "C", "-j THREE")),
-        ("iptables-nft-restore: line 3 failed: No chain", ("nat", "A", "-j ONE")),
-        ("iptables-restore: line 6 failed\n", None),
-        ("line 5: CHAIN_DEL failed (Device or resource busy): chain B", None),
-        ("Error occurred at line: 99", None),
-        ("Error occurred at line: 0", None),
-        ("Another app is currently holding the xtables lock", None),
-        ("host/network `line 3' not found", None),
-    ],
-)
-def test_the_line_that_iptables_names_is_traced_to_its_rule(
-    message: str, found: tuple[str, str, str] | None
-) -> None:
-    assert bad_rule(INPUT, message) == found
 
 
 @pytest.mark.parametrize(

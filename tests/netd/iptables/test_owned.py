@@ -164,8 +164,7 @@ async def test_a_rule_that_is_refused_is_named_and_the_rest_works_without_it(wor
     world.wish({"A": ("-j RETURN", "-d 300.1.1.1/32 -j DROP"), "B": ("-j DROP",)})
     with pytest.raises(BadRule) as caught:
         await world.commit()
-    assert caught.value.chain == "KUBE-VIP-A"
-    assert caught.value.rule == "-d 300.1.1.1/32 -j DROP"
+    assert caught.value.rules == (("nat", "KUBE-VIP-A", "-d 300.1.1.1/32 -j DROP"),)
     assert (world.owner.partial_restore_failures, world.owner.restore_failures) == (1, 1)
     world.wish({"A": ("-j RETURN",), "B": ("-j DROP",)})
     assert (await world.commit()).foreign == ()
@@ -284,6 +283,23 @@ async def test_the_half_of_a_failed_commit_that_was_done_is_not_taken_for_foreig
     other = Wish("filter", {"KUBE-PORTALS-FILTER": ()}, FILTER.jumps, prefixes=PREFIXES)
     done = await world.owner.commit([world.wishes()[0], other], touched)
     assert (done.full, done.changed) == (True, ("KUBE-PORTALS-FILTER",))
+    assert done.foreign == ()
+
+
+async def test_after_a_failed_repair_the_half_that_was_done_is_not_taken_for_foreign(
+    world: World,
+) -> None:
+    """A look at both tables: nat is committed, then the kernel refuses filter."""
+    world.wish({"A": ("-j DROP",), "B": ("-j ACCEPT",)})
+    refused = "-m mark --mark 0x99999999999 -j DROP"
+    world.fake.refused = {refused}
+    bad = Wish("filter", {"KUBE-PORTALS-FILTER": (refused,)}, FILTER.jumps, prefixes=PREFIXES)
+    with pytest.raises(BadRule):
+        await world.owner.commit([world.wishes()[0], bad], None)
+    assert world.is_right()
+    world.wish({"A": ("-j DROP",), "B": ("-j DROP",)})
+    done = await world.commit(full=True)
+    assert done.changed == ("KUBE-VIP-B",)
     assert done.foreign == ()
 
 

@@ -7,13 +7,14 @@ import pytest
 
 from netd.errors import FirewallError
 from netd.iptables.diff import Change
-from netd.iptables.errors import BadRule, LockBusy
+from netd.iptables.errors import BadRule, HiddenTable, LockBusy
 from netd.iptables.flannel import forward, masquerade
 from netd.iptables.table import Iptables, Tables, detect_variant, remove_all
 from tests.fakes.iptables import FakeGeneration, FakeIptables
 
 NETWORK, SUBNET = IPv4Network("10.1.0.0/16"), IPv4Network("10.1.33.0/24")
 WISHES = [forward(NETWORK), masquerade(NETWORK, SUBNET)]
+BUSY = "Another app is currently holding the xtables lock; waiting for it to exit...\n"
 AWAY = [forward(None), masquerade(None, None)]
 
 
@@ -111,8 +112,7 @@ async def test_a_failed_write_is_counted_told_and_made_good_by_the_next_look(
     fake.fail("iptables-nft-restore", "Another app is currently holding the xtables lock")
     with pytest.raises(FirewallError, match="xtables lock") as caught:
         await tables.ensure(WISHES)
-    assert "iptables-nft-restore --noflush" in str(caught.value)
-    assert "*filter" in str(caught.value)
+    assert "fuser /run/xtables.lock" in str(caught.value)
     assert tables.restore_failures == 1
     await tables.ensure(WISHES)
     assert await tables.ensure(WISHES) == ()
@@ -236,9 +236,69 @@ async def test_a_busy_lock_is_told_from_a_bad_rule(fake: FakeIptables, tables: T
     fake.refused = {"300.1.1.1"}
     with pytest.raises(BadRule, match=r"300\.1\.1\.1.*OUTPUT in nat.*bad value") as caught:
         await tables.restore([change])
-    error = caught.value
-    assert (error.table, error.chain, error.rule) == ("nat", "OUTPUT", "-d 300.1.1.1 -j ACCEPT")
+    assert caught.value.rules == (("nat", "OUTPUT", "-d 300.1.1.1 -j ACCEPT"),)
     assert tables.restore_failures == 2
+
+
+async def test_errors_are_one_short_line_without_the_input(
+    fake: FakeIptables, tables: Tables
+) -> None:
+    rules = "".join(f"-A OUTPUT -d 10.0.0.{n} -j ACCEPT\n" for n in range(200))
+    change = Change("nat", f"*nat\n{rules}COMMIT\n", ("x",), {})
+    many = "".join(
+        f"line {n}: RULE_APPEND failed (Invalid argument): rule in chain OUTPUT\n"
+        for n in range(2, 202)
+    )
+    for code, message in ((3, "no memory\n" * 100), (None, "no end after 120 s, stopped"),
+                          (4, BUSY), (4, many)):  # fmt: skip
+        fake.fail("iptables-nft-restore", message, code=code)
+        with pytest.raises(FirewallError) as caught:
+            await tables.restore([change])
+        text = str(caught.value)
+        assert "\n" not in text
+        assert len(text) < 450
+        assert "10.0.0.77" not in text
+    assert isinstance(caught.value, BadRule)
+    assert len(caught.value.rules) == 200
+    assert "rule '-d 10.0.0.0 -j ACCEPT' of chain OUTPUT in nat and 199 more:" in text
+
+
+async def test_the_error_of_a_write_names_program_status_and_message(
+    fake: FakeIptables, tables: Tables
+) -> None:
+    change = Change("nat", "*nat\nCOMMIT\n", ("x",), {})
+    fake.fail("iptables-nft-restore", "no\nmemory\n", code=3)
+    with pytest.raises(FirewallError) as caught:
+        await tables.restore([change])
+    assert str(caught.value) == (
+        "writing the tables: iptables-nft-restore: exit status 3: no memory"
+    )
+
+
+async def test_a_table_that_cannot_be_shown_is_not_taken_for_an_empty_one(
+    fake: FakeIptables, tables: Tables
+) -> None:
+    """The other table is put right all the same."""
+    await tables.ensure(WISHES)
+    fake.table("filter").chains["FLANNEL-FWD"] = []
+    fake.hidden = {"nat"}
+    before = fake.table("nat").text("nat")
+    for names in (["nat"], ["filter", "nat"]):
+        with pytest.raises(HiddenTable, match="nft list table ip nat"):
+            await tables.save(names)
+    assert (await tables.save(["filter"])).keys() == {"filter"}
+    for _ in range(3):
+        with pytest.raises(HiddenTable) as caught:
+            await tables.ensure(WISHES)
+        assert caught.value.table == "nat"
+    assert fake.table("nat").text("nat") == before
+    assert fake.table("filter").chains["FLANNEL-FWD"] == list(WISHES[0].chains["FLANNEL-FWD"])
+    with pytest.raises(HiddenTable):
+        await remove_all(tables, ("nat", "filter"), ("FLANNEL-",))
+    assert fake.table("nat").text("nat") == before
+    fake.hidden = set()
+    assert await tables.ensure(WISHES) != ()
+    assert await tables.ensure(WISHES) == ()
 
 
 async def test_all_chains_with_our_prefixes_can_be_removed(

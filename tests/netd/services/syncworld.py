@@ -118,7 +118,7 @@ class World:
     async def bad(self, kind: type[Exception]) -> str:
         """A pass that fails with *kind*; returns what it said."""
         outcome = await self.step()
-        assert type(outcome.error) is kind
+        assert isinstance(outcome.error, kind)
         return str(outcome.error)
 
     def kernel(self, table: str = "nat") -> dict[str, tuple[str, ...]]:

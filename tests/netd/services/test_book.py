@@ -94,13 +94,6 @@ def test_a_service_that_is_gone_answers_nowhere() -> None:
     assert book.frontends_of(WEB) == at(book, "10.0.0.7") == at_port(book, 30061) == []
 
 
-def test_where_udp_is_served() -> None:
-    ports = (ServicePort("dns", "udp", 53, 30053), ServicePort("tcp", "tcp", 53, 30053))
-    book = told(replace(DNS, ports=ports), web())
-    assert book.udp_places() == {("10.0.0.10", 53), ("", 30053)}
-    assert {one.address for one in book.udp_frontends()} == {"10.0.0.10", ""}
-
-
 # --- conflicts ---
 
 

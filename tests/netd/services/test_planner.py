@@ -95,7 +95,7 @@ def write(planner: RulePlanner, kernel: dict[str, tuple[str, ...]]) -> None:
         kernel.pop(name, None)
         if name in planner.chains:
             kernel[name] = planner.chains[name]
-    planner.written(list(planner.touched))
+    planner.written(planner.pending())
 
 
 @given(st.lists(steps, max_size=25), policies)
@@ -185,7 +185,7 @@ def big(count: int) -> RulePlanner:
         book.put_slices(f"default/s{number}-x", (backed(f"default/s{number}", "10.1.1.2"),))
     planner = RulePlanner(book, Policy())
     planner.update()
-    planner.written(list(planner.touched))
+    planner.written(planner.pending())
     return planner
 
 
@@ -275,3 +275,26 @@ def test_a_quarantined_service_is_left_out_until_it_changes() -> None:
     planner.update()
     assert fates() == {"10.1.1.2:8080"}
     assert planner.book.troubles() == []
+
+
+def test_what_changes_during_a_write_is_not_taken_for_written() -> None:
+    planner = RulePlanner(Book(some.NODE), Policy())
+    planner.update()
+    pending = planner.pending()
+    planner.set_policy(Policy(masquerade_all=True))
+    planner.written(pending)
+    assert planner.touched == {"KUBE-PORTALS-CONTAINER"}
+
+
+def test_a_chain_that_goes_is_pending_as_absent() -> None:
+    planner = big(20)
+    planner.book.put_service("default/s1", None)
+    planner.update()
+    for number in range(2, 10):
+        planner.book.put_service(f"default/s{number}", None)
+    planner.update()
+    gone = {name for name, rules in planner.pending().items() if rules is None}
+    assert gone
+    assert gone.isdisjoint(planner.chains)
+    planner.written(planner.pending())
+    assert planner.touched == set()

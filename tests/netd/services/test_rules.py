@@ -30,7 +30,7 @@ OUTSIDE = '-d 203.0.113.1/32 -p tcp -m comment --comment "default/web:http" -m t
 NODE = '-p tcp -m comment --comment "default/web:http" -m tcp --dport 30061'
 OWN = "-m addrtype --src-type LOCAL"
 HALF = "-m statistic --mode random --probability 0.50000000000"
-REFUSE = "-j MARK --set-xmark 0x2000/0x2000"
+REFUSE = "-j MARK --set-xmark 0x1000/0x1000"
 DROP = "-j MARK --set-xmark 0x8000/0x8000"
 MASQUERADE = "-j MARK --set-xmark 0x4000/0x4000"
 PLAIN = "-j MARK --set-xmark 0x0/0x4000"
@@ -147,6 +147,7 @@ CASES: dict[str, tuple[Frontend, list[str]]] = {
             f"{OUTSIDE} {DROP}",
             f"-s 192.0.2.0/24 {OUTSIDE} -j MARK --set-xmark 0x0/0x8000",
             f"-s 198.51.100.7/32 {OUTSIDE} -j MARK --set-xmark 0x0/0x8000",
+            f"-s 203.0.113.1/32 {OUTSIDE} -j MARK --set-xmark 0x0/0x8000",
             f"{OUTSIDE} -m mark --mark 0x8000/0x8000 -j ACCEPT",
             f"{OUTSIDE} {MASQUERADE}",
             f"{OUTSIDE} {to(HERE)}",
@@ -157,6 +158,7 @@ CASES: dict[str, tuple[Frontend, list[str]]] = {
         [
             f"{OUTSIDE} {DROP}",
             f"-s 192.0.2.0/24 {OUTSIDE} -j MARK --set-xmark 0x0/0x8000",
+            f"-s 203.0.113.1/32 {OUTSIDE} -j MARK --set-xmark 0x0/0x8000",
             f"{OUTSIDE} -m mark --mark 0x8000/0x8000 -j ACCEPT",
             f"{OUTSIDE} {REFUSE}",
         ],
@@ -251,14 +253,9 @@ def test_node_ports_answer_only_at_addresses_in_the_ranges() -> None:
     assert chains["KUBE-NODEPORT-CONTAINER"] == chains["KUBE-NODEPORT-HOST"] == wanted
 
 
-def test_a_kernel_that_cannot_choose_ports_at_random_is_not_asked_to() -> None:
-    chain = entry_chains(Policy(random_fully=False))["KUBE-PORTALS-MASQ"]
-    assert chain == (*MASQUERADE_CHAIN[:3], "! -o lo -j MASQUERADE")
-
-
 FILTER = (
-    "-p tcp -m mark --mark 0x2000/0x2000 -j REJECT --reject-with tcp-reset",
-    "-m mark --mark 0x2000/0x2000 -j REJECT --reject-with icmp-port-unreachable",
+    "-p tcp -m mark --mark 0x1000/0x1000 -j REJECT --reject-with tcp-reset",
+    "-m mark --mark 0x1000/0x1000 -j REJECT --reject-with icmp-port-unreachable",
     "-m mark --mark 0x8000/0x8000 -j DROP",
 )
 FORWARD = (
