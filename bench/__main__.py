@@ -5,16 +5,13 @@ removed.
 """
 
 import argparse
-import os
-import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 
 from rich.console import Console
 
 from bench import datapath, memory, onelease, repair, startup
+from bench.entry import end_on_signals, unfit
 from bench.result import BenchError, Result, show
 from bench.world import World, sweep, warm_up, world
 
@@ -38,12 +35,11 @@ MEASURES: dict[str, Measure] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     ask = _parser().parse_args(argv)
-    wrong = _unfit()
+    wrong = unfit(TOOLS)
     if wrong:
         _say(wrong)
         return EXIT_FAILED
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    end_on_signals()
     results: list[Result] = []
     try:
         failed = _measure_all(ask, results)
@@ -80,20 +76,6 @@ def _measure_all(ask: argparse.Namespace, results: list[Result]) -> bool:
             _say(f"{name}: {error}")
             failed = True
     return failed
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _unfit() -> str:
-    """Why nothing can be measured here; empty when it can."""
-    if os.geteuid() != 0:
-        return "needs root: it makes network namespaces"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"not installed: {', '.join(missing)}; 'make setup' installs it" if missing else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,18 +6,15 @@ interrupt ends the measurement at once; further ones are ignored while what was 
 """
 
 import argparse
-import os
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import FrameType
 
 from rich.console import Console
 
 from bench import services_baseline as baseline
+from bench.entry import end_on_signals, unfit
 from bench.events import made_in
 from bench.result import BenchError, Result, Samples, show
 from bench.services_connect import OTHER, VIP, Listeners
@@ -45,12 +42,11 @@ _ANSWER_PAUSE = 0.0005
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     ask = _parser().parse_args(argv)
-    wrong = _unfit()
+    wrong = unfit(TOOLS)
     if wrong:
         _say(wrong)
         return EXIT_FAILED
-    for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+    end_on_signals()
     results: list[Result] = []
     failed = False
     try:
@@ -240,23 +236,6 @@ def _beside(
         targets = {VIP: (first.vip, first.port), OTHER: OTHER_TARGET}
         times = made.listeners.connect_times(hosts, targets, ask.connects)
         return Connect(times, ask.connects), layout
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _unfit() -> str:
-    """Why nothing can be measured here; empty when it can."""
-    if os.geteuid() != 0:
-        return "needs root: it makes network namespaces"
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"not installed: {', '.join(missing)}; 'make setup' installs it" if missing else ""
 
 
 def _parser() -> argparse.ArgumentParser:

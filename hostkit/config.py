@@ -269,7 +269,8 @@ def load(
 
     chosen = [value for name, _, value in layers if name == file_option]
     path = Path(chosen[-1] if chosen else values[file_option])
-    if chosen or _exists(path):
+    # An empty name stands for no file at all.
+    if chosen[-1:] != [""] and (chosen or _exists(path)):
         for name, value in _from_file(options, path).items():
             values[name], origins[name] = value, str(path)
     for name, origin, value in layers:

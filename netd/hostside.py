@@ -22,8 +22,8 @@ from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
 from netd.bridge.plan import Bridge, Steps, Wanted
 from netd.errors import BridgeError
 from netd.netlink.messages import RTMGRP_IPV4_IFADDR, RTMGRP_LINK
+from netd.netlink.notices import Notices
 from netd.netlink.pyroute import AsyncIPRoute, NetlinkError
-from netd.netlink.socket import Monitor
 from netd.sysctls import Setting
 from netd.sysctls import ensure as ensure_sysctls
 
@@ -71,7 +71,7 @@ class HostSide:
         self._repaired = repaired
         self._facts: Facts | None = None
         self._done: Facts | None = None
-        self._events: Monitor | None = None
+        self._notices = Notices(_GROUPS, self._heard)
         self._pending: asyncio.TimerHandle | None = None
         self.sysctls: list[Setting] = []
         self.loop = Reconciler(
@@ -107,13 +107,10 @@ class HostSide:
 
     async def run(self) -> None:
         """Converge for ever, at once after any change of a link or an address."""
-        self._events = events = Monitor(groups=_GROUPS, receive_buffer=1 << 20)
-        asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
+        self._notices.open()
         await self.loop.run()
 
-    def _heard(self, events: Monitor) -> None:
-        # What was said does not matter, nor does an overrun: the pass looks for itself.
-        events.drain()
+    def _heard(self) -> None:
         # Each container comes with a dozen events.
         if self._pending is None:
             delay = EVENT_SETTLE if self.is_done else 0.0
@@ -127,10 +124,7 @@ class HostSide:
         """Stop listening; everything stays as it is."""
         if self._pending is not None:
             self._pending.cancel()
-        if self._events is not None:
-            asyncio.get_running_loop().remove_reader(self._events.fileno())
-            self._events.close()
-            self._events = None
+        self._notices.close()
 
     async def converge(self) -> None:
         """One pass; raises OSError, CommandError or BridgeError."""

@@ -1,6 +1,5 @@
 """The IPv4 addresses of this host, kept current by the kernel's own notices, and its ports."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
@@ -10,8 +9,9 @@ from socket import inet_ntoa
 from hostkit.problems import Problems
 from hostkit.reconcile import Reconciler
 from netd.netlink import messages as nl
+from netd.netlink.notices import Notices
 from netd.netlink.requests import dump_addresses
-from netd.netlink.socket import Monitor, NetlinkError, NetlinkSocket, Transport
+from netd.netlink.socket import NetlinkError, NetlinkSocket, Transport
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,11 @@ class LocalAddresses:
         self._problems = problems
         self._on_change = on_change
         self._transport = transport
-        self._listener = listener
-        self._events: Monitor | None = None
         self._socket: NetlinkSocket | None = None
         self.current: frozenset[str] | None = None
         """Dotted addresses, loopback's too; None until they were listed once."""
         self.loop = Reconciler("local addresses", self.look, resync=60.0, tolerate=(NetlinkError,))
+        self._notices = Notices(nl.RTMGRP_IPV4_IFADDR, self.loop.trigger, transport=listener)
 
     def in_ranges(self, ranges: Iterable[IPv4Network]) -> frozenset[str]:
         """Where node ports answer: the addresses in *ranges*, all when there are none.
@@ -58,25 +57,16 @@ class LocalAddresses:
 
     async def run(self) -> None:
         """Keep ``current`` true for ever. Raises NetlinkError when the kernel gives no socket."""
-        self._events = events = Monitor(groups=nl.RTMGRP_IPV4_IFADDR, transport=self._listener)
-        asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
+        self._notices.open()
         self.loop.trigger()
         await self.loop.run()
 
     def close(self) -> None:
         """Stop listening."""
-        if self._events is not None:
-            asyncio.get_running_loop().remove_reader(self._events.fileno())
-            self._events.close()
-            self._events = None
+        self._notices.close()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-    def _heard(self, events: Monitor) -> None:
-        # What was said does not matter, nor does an overrun: the look sees for itself.
-        events.drain()
-        self.loop.trigger()
 
     async def look(self) -> None:
         """Read the addresses once. Raises NetlinkError."""

@@ -6,7 +6,6 @@ from, which a bridge does only where the port's hairpin flag is on. Docker sets 
 bridge are other hosts, which would get every broadcast of theirs back.
 """
 
-import asyncio
 import errno
 import logging
 import struct
@@ -18,8 +17,9 @@ from hostkit.reconcile import Reconciler
 from netd.errors import NetdError
 from netd.netlink import messages as nl
 from netd.netlink.exchange import Exchange, open_exchange
+from netd.netlink.notices import Notices
 from netd.netlink.requests import Request, dump_links
-from netd.netlink.socket import Monitor, NetlinkError, Transport
+from netd.netlink.socket import NetlinkError, Transport
 
 log = logging.getLogger(__name__)
 
@@ -119,32 +119,22 @@ class HairpinKeeper:
         self._problems = problems
         self._repaired = repaired
         self._connect = connect
-        self._listener = listener
-        self._events: Monitor | None = None
         self.ports: frozenset[int] = frozenset()
         """The ifindex of every port whose flag is on."""
         self.loop = Reconciler(
             "hairpin", self.converge, settle=0.01, resync=60.0, tolerate=(HairpinError,)
         )
+        self._notices = Notices(nl.RTMGRP_LINK, self.loop.trigger, transport=listener)
 
     async def run(self) -> None:
         """Keep them on for ever. Raises NetlinkError when the kernel gives no socket."""
-        self._events = events = Monitor(groups=nl.RTMGRP_LINK, transport=self._listener)
-        asyncio.get_running_loop().add_reader(events.fileno(), self._heard, events)
+        self._notices.open()
         self.loop.trigger()
         await self.loop.run()
 
     def close(self) -> None:
         """Stop listening; the flags stay."""
-        if self._events is not None:
-            asyncio.get_running_loop().remove_reader(self._events.fileno())
-            self._events.close()
-            self._events = None
-
-    def _heard(self, events: Monitor) -> None:
-        # What was said does not matter, nor does an overrun: the pass looks for itself.
-        events.drain()
-        self.loop.trigger()
+        self._notices.close()
 
     async def converge(self) -> None:
         """One pass. Raises HairpinError."""

@@ -313,3 +313,9 @@ def test_the_usage_names_flags_defaults_and_help_but_not_what_is_hidden() -> Non
     assert "        masquerade" in lines
     assert "        forward (default true)" in lines
     assert not any("secret-switch" in line for line in lines)
+
+
+def test_an_empty_name_of_the_file_stands_for_no_file(tmp_path: Path) -> None:
+    option = Option("config", text, str(tmp_path / "absent.toml"), "file")
+    settings = load([option], ["--config="], {}, env_prefixes=("X_",))
+    assert settings["config"] == ""
