@@ -43,7 +43,7 @@ flock -n 9 || {
 }
 
 free_mib=$(df -Pm "$base" | awk 'NR == 2 { print $4 }')
-say "kubernetes: building $* from Debian's source package: 10 to 20 minutes on two cores, 4 GB in $base"
+say "kubernetes: building $* from Debian's source package: 4 to 20 minutes on two cores, 4 GB in $base"
 [ "$free_mib" -ge "$need_mib" ] || fail "$base has $free_mib MB free and $need_mib are needed"
 
 log=$base/build.log
@@ -69,13 +69,20 @@ run() { # what it is, then the command; its output goes to the log, a sign of li
 }
 
 # Source packages come from the same archive as the installed ones, through a list of our own.
-: >"$base/apt/sources.list"
-apt-get indextargets --format '$(REPO_URI)|$(CODENAME)|$(COMPONENT)' 'Created-By: Packages' |
-    sort -u | while IFS='|' read -r uri suite component; do
-    [ "$component" = main ] || continue
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite $component" >>"$base/apt/sources.list"
-done
-[ -s "$base/apt/sources.list" ] || fail "apt knows no archive: run apt-get update first"
+list_archives() {
+    apt-get indextargets --format '$(REPO_URI)|$(CODENAME)|$(COMPONENT)' 'Created-By: Packages' |
+        sort -u | while IFS='|' read -r uri suite component; do
+        [ "$component" = main ] || continue
+        echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite $component"
+    done >"$base/apt/sources.list"
+}
+list_archives
+if [ ! -s "$base/apt/sources.list" ]; then
+    # A machine whose lists were never fetched, or were removed to save space.
+    run "refreshing the list of packages" apt-get update -q
+    list_archives
+fi
+[ -s "$base/apt/sources.list" ] || fail "apt knows no archive of Debian: look at /etc/apt/sources.list"
 source_apt() {
     apt-get -q -o Dir::Etc::SourceList="$base/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State::Lists="$base/apt/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@"
