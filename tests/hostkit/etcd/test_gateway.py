@@ -206,6 +206,15 @@ async def test_one_old_member_does_not_keep_the_others_from_answering(
             ),
             "clientAuth",
         ),
+        (
+            Refused(
+                503,
+                14,
+                'connection error: desc = "transport: failed to write client preface: write tcp '
+                '127.0.0.1:59488->127.0.0.1:60153: write: connection reset by peer"',
+            ),
+            "clientAuth",
+        ),
     ],
 )
 async def test_certificate_traps_of_the_gateway_are_explained(
