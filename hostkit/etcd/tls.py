@@ -52,8 +52,8 @@ def explain_refusal(message: str) -> str:
             "with user and password in force its gateway refuses client certificates that have "
             "a common name: use a client certificate without CN"
         )
-    # With TLS 1.3 the refusal may overtake the answer: the gateway then only sees its connection cut
-    # while it begins to speak.
+    # With TLS 1.3 the refusal may come after the handshake: the gateway then only sees its
+    # connection cut while it begins to speak.
     signs = ("authentication handshake failed", "tls: ", "failed to write client preface")
     if any(sign in message for sign in signs):
         return f"{NO_CLIENT_USAGE} ({message})"
