@@ -1,0 +1,1 @@
+"""What nodeagent reads from and tells the API server."""

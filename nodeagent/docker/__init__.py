@@ -1,0 +1,1 @@
+"""The Docker Engine: calls, labels, what it is asked to create, images."""

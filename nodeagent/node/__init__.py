@@ -1,0 +1,1 @@
+"""This node at the API server: registration, heartbeat, conditions, admission."""

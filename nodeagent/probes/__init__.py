@@ -1,0 +1,1 @@
+"""Probes: checks, their thresholds, and the tasks that repeat them."""

@@ -1,0 +1,1 @@
+"""The kubelet's HTTP server: pods, logs, commands, figures."""

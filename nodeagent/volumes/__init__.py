@@ -1,0 +1,1 @@
+"""Volumes of pods: made ready on the host, bound into containers, cleaned away."""
