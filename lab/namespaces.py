@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hostkit.command import CommandError, Runner
+from hostkit.mounts import unmount
 from lab.errors import LabError
 from lab.model import LabSpec, NodeSpec
 from lab.plan import lab_of_netns
-from lab.syscalls import unmount
 
 NETNS_DIR = Path("/run/netns")
 BRIDGE = "br0"

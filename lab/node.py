@@ -22,11 +22,12 @@ from pathlib import Path
 import msgspec
 
 from hostkit.files import write_atomic
+from hostkit.mounts import MNT_DETACH, mount, unmount
 from lab import machine
 from lab.errors import LabError
 from lab.model import BootConfig, Service
 from lab.supervisor import Kill, Start, Supervisor
-from lab.syscalls import MNT_DETACH, mount, set_hostname, unmount
+from lab.syscalls import set_hostname
 
 log = logging.getLogger("lab.node")
 

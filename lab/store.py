@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from hostkit.files import write_atomic
+from hostkit.mounts import MNT_DETACH, unmount
 from lab.errors import BusyError, LabError, PrerequisiteError
 from lab.model import BootConfig, LabSpec
-from lab.syscalls import MNT_DETACH, unmount
 
 
 @dataclass(frozen=True, slots=True)

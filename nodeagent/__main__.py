@@ -1,22 +1,229 @@
 """The nodeagent command."""
 
+import asyncio
+import fcntl
+import json
+import os
+import socket
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-EX_UNAVAILABLE = 69  # sysexits.h: the service is not part of this build
+from hostkit import logs
+from hostkit.config import ConfigError, Settings, nearest, usage
+from hostkit.errors import HostkitError
+from nodeagent.config import OPTIONS, docker_socket, load_settings, sources
+from nodeagent.control import NotRunningError, ask_status, control_socket
+
+COMMANDS = {
+    "run": "run the pods of this host through Docker; the default",
+    "status": "what the running nodeagent says: node, pods, back-offs, problems",
+    "cleanup": "remove containers, volumes, cgroups and files of a stopped nodeagent",
+    "version": "print the version",
+    "help": "print this",
+}
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_NOT_READY = 0, 1, 2, 3, 4
 
 
-def main() -> int:
-    """Answer --version; say plainly that this release runs no pods."""
-    if sys.argv[1:] in (["--version"], ["version"]):
-        print(f"nodeagent {version('barenode')}")  # noqa: T201 - the answer itself
-        return 0
-    print(  # noqa: T201
-        "nodeagent: this release of barenode has the network daemon only; "
-        "pods are run by the kubelet until nodeagent is released.",
-        file=sys.stderr,
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the nodeagent command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        settings = load_settings(arguments, os.environ)
+        command = _command(settings)
+    except ConfigError as error:
+        _say(f"nodeagent: {error}")
+        _say("nodeagent: 'nodeagent help' lists commands and flags")
+        return EXIT_USAGE
+    try:
+        return _dispatch(command, settings)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader went away (nodeagent status | head): nothing is wrong. Python would complain
+        # once more while closing standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except HostkitError as error:
+        _say(f"nodeagent: {error}")
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    except OSError as error:
+        _say(f"nodeagent: {error}")
+        return EXIT_FAILED
+
+
+def _command(settings: Settings) -> str:
+    command, *rest = settings.arguments or ("run",)
+    if command not in COMMANDS:
+        raise ConfigError(f"unknown command {command}{nearest(command, list(COMMANDS))}")
+    if rest:
+        raise ConfigError(f"{command} takes no argument: {' '.join(rest)}")
+    return command
+
+
+def _dispatch(command: str, settings: Settings) -> int:
+    if settings["help"] or settings["h"] or command == "help":
+        _print(_help())
+        return EXIT_OK
+    if settings["version"] or command == "version":
+        _print(f"nodeagent {version('barenode')}")
+        return EXIT_OK
+    if settings["print-config"]:
+        return _print_config(settings)
+    if command == "status":
+        return asyncio.run(_status(settings))
+    if command == "run":
+        sources(settings)
+    if os.geteuid() != 0:
+        _say(f"nodeagent: {command} needs root: it mounts volumes and makes cgroups")
+        return EXIT_FAILED
+    logs.setup(settings["v"])
+    return _run(settings) if command == "run" else _cleanup(settings)
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:8}  {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: nodeagent [COMMAND] [FLAGS]\n\n"
+        f"{commands}\n\n"
+        "Settings come from, weak to strong: defaults, the file, the environment (KUBELET_PORT,\n"
+        "then NODEAGENT_PORT), flags. A flag is written -name or --name. Other flags of the\n"
+        "kubelet are taken where they ask for nothing that is not done.\n\n"
+        f"{usage(OPTIONS)}\n\n"
+        "exit status: 0 done, 1 failed, 2 wrong usage or setting,\n"
+        "             3 nodeagent is not running, 4 nodeagent runs but is not ready (status)"
     )
-    return EX_UNAVAILABLE
+
+
+def _print_config(settings: Settings) -> int:
+    rows = settings.table()
+    if settings["json"]:
+        document = {name: {"value": value, "from": origin} for name, value, origin in rows}
+        _print(json.dumps(document, indent=2))
+        return EXIT_OK
+    width = max(len(name) for name, _, _ in rows)
+    value_width = min(48, max(len(value) for _, value, _ in rows))
+    for name, value, origin in rows:
+        _print(f"{name:{width}}  {value or '(none)':{value_width}}  {origin}")
+    return EXIT_OK
+
+
+def _run(settings: Settings) -> int:
+    with ExitStack() as held:
+        if not _hold(settings, held):
+            return EXIT_FAILED
+        # Heavy imports only where the daemon starts: status and help answer at once.
+        from hostkit.command import SubprocessRunner  # noqa: PLC0415
+        from nodeagent.app import NodeAgentApp  # noqa: PLC0415
+
+        async def serve() -> int:
+            return await NodeAgentApp(settings, SubprocessRunner()).run()
+
+        return asyncio.run(serve())
+
+
+def _hold(settings: Settings, held: ExitStack) -> bool:
+    """Keep a second nodeagent out of the run directory and of Docker, until *held* is closed."""
+    lock = _lock(settings)
+    if lock is None:
+        return False
+    held.callback(os.close, lock)
+    alone = _alone(docker_socket(settings))
+    if alone is None:
+        return False
+    held.callback(alone.close)
+    return True
+
+
+def _lock(settings: Settings) -> int | None:
+    """Hold the run directory; two daemons would undo each other's work."""
+    folder = Path(settings["run-dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "nodeagent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        _say(f"nodeagent: another nodeagent holds {folder}: stop it first")
+        return None
+    return descriptor
+
+
+def _alone(docker: Path) -> socket.socket | None:
+    """Hold one Docker, whatever the run directory: abstract sockets are per network namespace
+    and vanish with their process, unix(7)."""
+    # Such a name has at most 107 bytes, a path may have more.
+    digest = sha256(os.fsencode(docker.resolve())).hexdigest()[:32]
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        held.bind(f"\0barenode-nodeagent-{digest}")
+    except OSError:
+        held.close()
+        _say(f"nodeagent: another nodeagent runs pods through {docker}: stop it first")
+        return None
+    return held
+
+
+def _cleanup(settings: Settings) -> int:
+    with ExitStack() as held:
+        if not _hold(settings, held):
+            return EXIT_FAILED
+        from hostkit.command import SubprocessRunner  # noqa: PLC0415 - as above
+        from nodeagent.cleanup import cleanup_for  # noqa: PLC0415
+
+        steps = asyncio.run(cleanup_for(settings, SubprocessRunner()))
+    folder = Path(settings["run-dir"])
+    (folder / "nodeagent.lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+    if settings["json"]:
+        _print(json.dumps([{"what": s.what, "result": s.result, "ok": s.ok} for s in steps]))
+    else:
+        for step in steps:
+            _print(f"{step.what:10} {'' if step.ok else 'FAILED: '}{step.result}")
+    return EXIT_OK if all(step.ok for step in steps) else EXIT_FAILED
+
+
+async def _status(settings: Settings) -> int:
+    """Ask the running nodeagent and show what it says; the exit status."""
+    try:
+        document = await ask_status(control_socket(settings["run-dir"]))
+    except NotRunningError as error:
+        if settings["json"]:
+            _print(json.dumps({"running": False, "error": str(error)}))
+        else:
+            _say(f"nodeagent: {error}; containers go on running, but nothing heals them")
+        return EXIT_NOT_RUNNING
+    try:
+        return _show_status(document, settings["json"])
+    except (KeyError, TypeError):
+        _say("nodeagent: the running nodeagent is of another release than this command: restart it")
+        return EXIT_FAILED
+
+
+def _show_status(document: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        _print(json.dumps({"running": True, **document}, indent=2))
+    else:
+        from rich.console import Console  # noqa: PLC0415 - not for --json
+
+        from nodeagent.view import show  # noqa: PLC0415
+
+        show(document, Console(highlight=False))
+    return EXIT_OK if document["ready"] else EXIT_NOT_READY
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - a command's own words
+
+
+def _print(text: str) -> None:
+    print(text)  # noqa: T201 - a command's answer
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any
 
 from lab.api import services
 from lab.api.kinds import (
+    CLAIM,
     DEPLOYMENT,
     ENDPOINT_SLICE,
     ENDPOINTS,
@@ -16,6 +17,7 @@ from lab.api.kinds import (
     REPLICATION_CONTROLLER,
     SECRET,
     SERVICE,
+    VOLUME,
     Kind,
 )
 from lab.api.objects import Json, items, part
@@ -38,6 +40,8 @@ def first_status(kind: Kind, obj: Json) -> Json:
         return {"loadBalancer": {}}
     if kind is NAMESPACE:
         return {"phase": "Active"}
+    if kind in {VOLUME, CLAIM}:
+        return {"phase": "Pending"}
     if kind is NODE:
         return part(obj, "status")
     return {} if kind is DEPLOYMENT else {"replicas": 0}
@@ -166,9 +170,21 @@ def _secret(obj: Json) -> None:
         obj.setdefault("data", {})[name] = base64.b64encode(text.encode()).decode()
 
 
+def _volume(obj: Json) -> None:
+    _set(
+        obj.setdefault("spec", {}), persistentVolumeReclaimPolicy="Retain", volumeMode="Filesystem"
+    )
+
+
+def _claim(obj: Json) -> None:
+    obj.setdefault("spec", {}).setdefault("volumeMode", "Filesystem")
+
+
 _FILLERS: dict[Kind, Callable[[Json], object]] = {
     POD: _pod,
     SERVICE: services.fill,
+    VOLUME: _volume,
+    CLAIM: _claim,
     REPLICATION_CONTROLLER: _replication_controller,
     REPLICA_SET: _workload,
     DEPLOYMENT: _deployment,

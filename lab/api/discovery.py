@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lab.api.kinds import KINDS, POD, Kind
+from lab.api.kinds import KINDS, POD, SERVICE_ACCOUNT, Kind
 from lab.api.objects import Json
 
 VERSION: Json = {
@@ -14,7 +14,6 @@ VERSION: Json = {
 SUCCESS: Json = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
 _VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
-_PARTSUCCESS: Json = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
 
 _SUB_VERBS = ["get", "patch", "update"]
 _ROOTS = {kind.root: kind for kind in KINDS}
@@ -76,6 +75,10 @@ def _resource(kind: Kind) -> list[Json]:
         found.append({**under, **scale, "name": f"{kind.plural}/scale", "verbs": _SUB_VERBS})
     if kind is POD:
         found.append({**under, "name": "pods/binding", "kind": "Binding", "verbs": ["create"]})
+        found.append({**under, "name": "pods/log", "kind": "Pod", "verbs": ["get"]})
+    if kind is SERVICE_ACCOUNT:
+        token = {"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}
+        found.append({**under, **token, "name": "serviceaccounts/token", "verbs": ["create"]})
     return found
 
 

@@ -73,6 +73,12 @@ EVENT = Kind(
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps", ("cm",))
 SECRET = Kind("", "v1", "Secret", "secrets", fields=("type",))
 SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts", ("sa",))
+VOLUME = Kind(
+    "", "v1", "PersistentVolume", "persistentvolumes", ("pv",), namespaced=False, status=True
+)  # fmt: skip
+CLAIM = Kind(
+    "", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", ("pvc",), status=True
+)  # fmt: skip
 DEPLOYMENT = Kind(
     "apps", "v1", "Deployment", "deployments", ("deploy",), status=True, scale=True,
     generation=True, in_all=True,
@@ -86,7 +92,7 @@ LEASE = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 KINDS = (
     CONFIG_MAP, ENDPOINTS, EVENT, NAMESPACE, NODE, POD, REPLICATION_CONTROLLER, SECRET,
-    SERVICE_ACCOUNT, SERVICE, DEPLOYMENT, REPLICA_SET, LEASE, ENDPOINT_SLICE,
+    SERVICE_ACCOUNT, SERVICE, DEPLOYMENT, REPLICA_SET, LEASE, ENDPOINT_SLICE, VOLUME, CLAIM,
 )  # fmt: skip
 
 BY_PLURAL = {(kind.root, kind.plural): kind for kind in KINDS}

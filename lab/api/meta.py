@@ -6,7 +6,8 @@ from typing import Literal, cast
 
 from lab.api.kinds import NAMESPACE, POD, Kind
 from lab.api.mirror import Name
-from lab.api.objects import Json, bad_request, conflict, items, part, path, timestamp
+from lab.api.objects import FieldErrors, Json, bad_request, conflict, items, part, path, timestamp
+from lab.api.validation import POD_CHANGES
 
 # Fields of the metadata that the server alone writes.
 _OWN_META = (
@@ -72,8 +73,11 @@ def carry_over(kind: Kind, old: Json, new: Json, scope: Scope) -> Json:
     if scope == "status":
         return {**wish(old), "metadata": meta, "status": new.get("status", {})}
     if kind is POD and scope == "spec":
-        spec = {name: value for name, value in part(new, "spec").items() if name != "nodeName"}
-        new["spec"] = spec | node(old)
+        if node(new) and node(new) != node(old):
+            errors = FieldErrors()
+            errors.forbidden("spec", POD_CHANGES)
+            errors.raise_for(kind, str(was.get("name", "")))
+        new["spec"] = part(new, "spec") | node(old)
     return {**new, "status": old.get("status", {})}
 
 

@@ -1,7 +1,7 @@
 """Reads the protobuf that ``kubectl create NAME`` of version 1.32 and newer sends, and no more.
 
-Those commands (create namespace, deployment, service, configmap, secret, serviceaccount) no
-longer speak JSON, and know no fallback. ``FIELDS`` names the fields in the order of their
+Those commands (create namespace, deployment, service, configmap, secret, serviceaccount, token)
+no longer speak JSON, and know no fallback. ``FIELDS`` names the fields in the order of their
 numbers in Kubernetes' ``generated.proto`` ("-" is a gap); a number beyond is refused. The
 message is wrapped in ``runtime.Unknown`` behind the four bytes ``k8s\\0``.
 """
@@ -45,6 +45,10 @@ PodSpec volumes containers restartPolicy terminationGracePeriodSeconds activeDea
 Container name image command args workingDir ports env resources volumeMounts livenessProbe readinessProbe lifecycle terminationMessagePath imagePullPolicy securityContext stdin stdinOnce tty envFrom terminationMessagePolicy
 ContainerPort name hostPort containerPort protocol hostIP
 Resources limits requests claims
+TokenRequest metadata spec status
+TokenRequestSpec audiences - boundObjectRef expirationSeconds
+TokenRequestStatus token expirationTimestamp
+BoundReference kind apiVersion name uid
 """.strip().splitlines()  # noqa: E501 - a line a type
     )
 }

@@ -47,7 +47,7 @@ from lab.api.schema import conform
 __all__ = ["Json", "Registry", "StatusError"]
 
 SERVICES = IPv4Network("10.0.0.0/24")
-ALWAYS_THERE = ("default", "kube-system")
+ALWAYS_THERE = ("default", "kube-node-lease", "kube-system")
 CAUGHT_UP = 10.0
 """Seconds within which a write has to come back from etcd."""
 ATTEMPTS = 10

@@ -24,7 +24,7 @@ Namespace spec:NamespaceSpec status:NamespaceStatus
 NamespaceSpec finalizers:[str]
 NamespaceStatus phase conditions:[Condition]@type
 Node spec:NodeSpec status:NodeStatus
-NodeSpec podCIDR podCIDRs:[str]@ providerID unschedulable:bool taints:[Taint]@key configSource:any externalID
+NodeSpec podCIDR podCIDRs:[str]@ providerID unschedulable:bool taints:[Taint] configSource:any externalID
 Taint key value effect timeAdded
 NodeStatus capacity:any allocatable:any phase conditions:[Condition]@type addresses:[NodeAddress]@type daemonEndpoints:any nodeInfo:any images:any volumesInUse:[str] volumesAttached:any config:any runtimeHandlers:any features:any
 NodeAddress type address
@@ -43,7 +43,7 @@ VolumeMount name readOnly:bool recursiveReadOnly mountPath subPath subPathExpr m
 Probe httpGet:HttpGet tcpSocket:TcpSocket exec:any grpc:any initialDelaySeconds:int timeoutSeconds:int periodSeconds:int successThreshold:int failureThreshold:int terminationGracePeriodSeconds:int
 HttpGet path port:port host scheme httpHeaders:any
 TcpSocket port:port host
-PodStatus phase conditions:[Condition]@type message reason nominatedNodeName hostIP hostIPs:[Ip] podIP podIPs:[Ip]@ip startTime initContainerStatuses:[any] containerStatuses:[any] qosClass ephemeralContainerStatuses:[any] resize resourceClaimStatuses:any
+PodStatus phase conditions:[Condition]@type message reason nominatedNodeName hostIP hostIPs:[Ip]@ip podIP podIPs:[Ip]@ip startTime initContainerStatuses:[any] containerStatuses:[any] qosClass ephemeralContainerStatuses:[any] resize resourceClaimStatuses:any
 Ip ip
 Service spec:ServiceSpec status:ServiceStatus
 ServiceSpec ports:[ServicePort]@port selector:map clusterIP clusterIPs:[str] type externalIPs:[str] sessionAffinity loadBalancerIP loadBalancerSourceRanges:[str] externalName externalTrafficPolicy healthCheckNodePort:int publishNotReadyAddresses:bool sessionAffinityConfig:AffinityConfig ipFamilies:[str] ipFamilyPolicy allocateLoadBalancerNodePorts:bool loadBalancerClass internalTrafficPolicy trafficDistribution topologyKeys:[str]
@@ -76,6 +76,19 @@ Secret data:map stringData:map type immutable:bool
 ServiceAccount secrets:[ObjectReference]@name imagePullSecrets:[LocalReference]@name automountServiceAccountToken:bool
 Lease spec:LeaseSpec
 LeaseSpec holderIdentity leaseDurationSeconds:int acquireTime renewTime leaseTransitions:int strategy preferredHolder
+PersistentVolume spec:VolumeSpec status:VolumeStatus
+VolumeSpec capacity:any accessModes:[str] claimRef:ObjectReference persistentVolumeReclaimPolicy storageClassName mountOptions:[str] volumeMode nodeAffinity:any hostPath:any local:any nfs:any csi:any
+VolumeStatus phase message reason lastPhaseTransitionTime
+PersistentVolumeClaim spec:ClaimSpec status:ClaimStatus
+ClaimSpec accessModes:[str] selector:LabelSelector resources:Resources volumeName storageClassName volumeMode dataSource:any dataSourceRef:any
+ClaimStatus phase accessModes:[str] capacity:any conditions:[Condition]@type
+TokenRequest spec:TokenRequestSpec status:TokenRequestStatus
+TokenRequestSpec audiences:[str] expirationSeconds:int boundObjectRef:BoundReference
+BoundReference kind apiVersion name uid
+TokenRequestStatus token expirationTimestamp
+TokenReview spec:TokenReviewSpec status:any
+TokenReviewSpec token audiences:[str]
+SubjectAccessReview spec:any status:any
 Scale spec:ScaleSpec status:ScaleStatus
 ScaleSpec replicas:int
 ScaleStatus replicas:int selector
@@ -101,7 +114,8 @@ def _parse(text: str) -> dict[str, dict[str, Field]]:
             field, _, kind = entry.partition(":")
             kind, merged, key = (kind or "str").partition("@")
             types[name][field] = Field(kind.strip("[]"), "[" in kind, key if merged else None)
-    for name in (*(kind.name for kind in KINDS), "Scale", "Binding"):
+    others = ("Scale", "Binding", "TokenRequest", "TokenReview", "SubjectAccessReview")
+    for name in (*(kind.name for kind in KINDS), *others):
         types[name] |= {"apiVersion": Field("str"), "kind": Field("str")}
         types[name]["metadata"] = Field("ObjectMeta")
     return types

@@ -1,7 +1,7 @@
 """kube's HTTP API on a registry: plain HTTP, no authentication; JSON, or YAML in a body.
 
-What kubectl asks is answered; what nothing here uses (server-side apply, protobuf but for
-kubectl's create commands, deleting whole collections, dry runs, logs and exec) is refused.
+What kubectl and nodes ask is answered; what nothing here uses (server-side apply, protobuf but
+for kubectl's create commands, deleting whole collections, dry runs, exec) is refused.
 Lists come whole: a limit is accepted and ignored. Objects are served as etcd has them, also
 invalid ones.
 """
@@ -9,6 +9,7 @@ invalid ones.
 import asyncio
 import json
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ import yaml
 from aiohttp import web
 
 from hostkit.logs import printable
-from lab.api import discovery, kinds, patch, protobuf
+from lab.api import discovery, kinds, patch, protobuf, reviews, scale
 from lab.api.faults import CutError, Faults
-from lab.api.kinds import BY_PLURAL, POD, Kind
+from lab.api.kinds import BY_PLURAL, POD, SERVICE_ACCOUNT, Kind
 from lab.api.mirror import Item
 from lab.api.objects import (
     Json,
@@ -29,20 +30,23 @@ from lab.api.objects import (
     bad_request,
     expired,
     not_found,
-    part,
     path,
 )
+from lab.api.podlogs import PodLogs
 from lab.api.registry import Registry
+from lab.api.scale import SCALE
 from lab.api.schema import conform
 from lab.api.selectors import Selection
 from lab.api.table import Sheet
 from lab.api.watch import Watch
 
 MAX_BODY = 3 * 1024 * 1024
-SCALE = Kind("autoscaling", "v1", "Scale", "scales")
 BINDING = Kind("", "v1", "Binding", "bindings")
+STREAMS = frozenset({"attach", "exec", "portforward"})
+"""Subresources of pods that are refused with a word about it."""
 
 _PATH = re.compile(r"(?P<root>/api/v1|/apis/[^/]+/[^/]+)/(?P<rest>.+)")
+_ACTIONS = frozenset({"binding", "log", "token"})
 _JSON_HEADERS = {"Content-Type": "application/json"}
 _NO_METHOD = StatusError(
     405, "MethodNotAllowed", "the server does not allow this method on the requested resource"
@@ -72,7 +76,8 @@ class Target:
         name, sub = [*parts[1:], "", ""][:2]
         if name and kind.namespaced and not namespace:
             raise _no_resource()
-        known = {"status": kind.status, "scale": kind.scale, "binding": kind is POD}
+        known = {"status": kind.status, "scale": kind.scale, "token": kind is SERVICE_ACCOUNT}
+        known |= dict.fromkeys(("binding", "log", *STREAMS), kind is POD)
         if sub and not known.get(sub):
             raise _no_resource()
         return cls(kind, namespace, name, sub)
@@ -92,12 +97,15 @@ class Server:
         faults: Faults | None = None,
         clock: Callable[[], float] = time.time,
         bookmarks: float = 30.0,
+        token: str = "",
     ) -> None:
         self._registry = registry
         self._settable = faults is not None
         self._faults = faults or Faults(registry.mirror)
         self._clock = clock
         self._bookmarks = bookmarks
+        self._token = token or secrets.token_urlsafe(32)
+        self._logs = PodLogs(self._token)
         self._closing = asyncio.Event()
         self._documents = {
             url: json.dumps(document).encode() for url, document in discovery.documents().items()
@@ -121,6 +129,7 @@ class Server:
         self._closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
+        await self._logs.close()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -146,7 +155,13 @@ class Server:
         document = self._documents.get(request.path.rstrip("/"))
         if document is not None:
             return web.Response(body=document, headers=_JSON_HEADERS)
+        if request.method == "POST" and (asked := reviews.REVIEWS.get(request.path)):
+            body = _decode(await request.read(), request.content_type)
+            return _json(reviews.review(asked, body, self._token), 201)
         target = Target.parse(request.path)
+        if target.sub in STREAMS:
+            text = f"pods/{target.sub} is not supported by the lab's API server"
+            raise StatusError(501, "NotImplemented", text)
         if "dryRun" in request.query:
             raise bad_request("dryRun is not supported by the lab's API server")
         if request.method == "GET":
@@ -155,7 +170,7 @@ class Server:
             return await self._create(request, target)
         if request.method == "DELETE" and target.name and not target.sub:
             return _json(await self._delete(request, target))
-        if request.method in {"PUT", "PATCH"} and target.name and target.sub != "binding":
+        if request.method in {"PUT", "PATCH"} and target.name and target.sub not in _ACTIONS:
             return await self._change(request, target)
         raise _NO_METHOD
 
@@ -166,10 +181,12 @@ class Server:
         sheet = Sheet.asked_for(
             target.kind, request.headers.get("Accept", ""), query.get("includeObject"), self._clock
         )
-        if target.name and target.sub != "binding":
+        if target.name and target.sub not in {"binding", "token"}:
             item = self._item(target)
             if target.sub == "scale":
-                return _json(_scale(target.kind, item.obj()))
+                return _json(scale.shown(target.kind, item.obj()))
+            if target.sub == "log":
+                return await self._logs.answer(request, self._registry.mirror, item.obj())
             if sheet is not None:
                 return _json(sheet.of([item.obj()], str(item.revision)))
             return web.Response(body=item.raw, headers=_JSON_HEADERS)
@@ -241,7 +258,7 @@ class Server:
     # Writing
 
     async def _create(self, request: web.Request, target: Target) -> web.Response:
-        if target.name and target.sub != "binding":
+        if target.name and target.sub not in {"binding", "token"}:
             raise _NO_METHOD
         body = _decode(await request.read(), request.content_type)
         if target.sub == "binding":
@@ -250,6 +267,11 @@ class Server:
                 raise bad_request("a Binding needs target.name, the node's")
             await self._registry.bind(target.namespace, target.name, node)
             return _json({**discovery.SUCCESS, "code": 201}, 201)
+        if target.sub == "token":
+            made = reviews.request_token(
+                self._registry.mirror, target.namespace, target.name, body, self._clock()
+            )
+            return _json(made, 201)
         _check_type(target.kind, body)
         headers = _check_fields(target.kind, body, request.query)
         namespace = target.namespace
@@ -265,7 +287,7 @@ class Server:
         kind, media_type, headers = target.kind, request.content_type, {}
 
         def make(old: Json) -> Json:
-            shown = _scale(kind, old) if target.sub == "scale" else old
+            shown = scale.shown(kind, old) if target.sub == "scale" else old
             of = SCALE if target.sub == "scale" else kind
             if request.method == "PUT":
                 new = body
@@ -273,13 +295,13 @@ class Server:
             else:
                 new = patch.apply(of, media_type, shown, body)
             headers.update(_check_fields(of, new, request.query))
-            return _scaled(old, new) if target.sub == "scale" else new
+            return scale.taken_over(old, new) if target.sub == "scale" else new
 
         changed = await self._registry.change(
             kind, target.namespace, target.name, make,
             scope="status" if target.sub == "status" else "spec",
         )  # fmt: skip
-        shown = _scale(kind, changed) if target.sub == "scale" else changed
+        shown = scale.shown(kind, changed) if target.sub == "scale" else changed
         return _json(shown, 200, headers)
 
     async def _delete(self, request: web.Request, target: Target) -> Json:
@@ -303,34 +325,6 @@ class Server:
             **discovery.SUCCESS,
             "details": details | ({"group": kind.group} if kind.group else {}),
         }
-
-
-def _scale(kind: Kind, obj: Json) -> Json:
-    """The Scale of a replication controller, replica set or deployment."""
-    meta, selector = part(obj, "metadata"), part(obj, "spec.selector")
-    shown = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    wanted = selector if kind.api_version == "v1" else part(selector, "matchLabels")
-    return {
-        "kind": "Scale", "apiVersion": "autoscaling/v1",
-        "metadata": {name: meta[name] for name in shown if name in meta},
-        "spec": {"replicas": path(obj, "spec.replicas") or 0},
-        "status": {
-            "replicas": path(obj, "status.replicas") or 0,
-            "selector": ",".join(f"{key}={value}" for key, value in sorted(wanted.items())),
-        },
-    }  # fmt: skip
-
-
-def _scaled(obj: Json, scale: Json) -> Json:
-    """*obj* with the replicas of *scale*, and the version on which *scale* is based."""
-    scale, _ = conform(SCALE, scale)
-    meta = part(scale, "metadata")
-    based = {name: meta[name] for name in ("resourceVersion", "uid") if meta.get(name)}
-    return {
-        **obj,
-        "metadata": {**part(obj, "metadata"), **based},
-        "spec": {**part(obj, "spec"), "replicas": path(scale, "spec.replicas") or 0},
-    }
 
 
 def _revision(query: Mapping[str, str]) -> int:

@@ -67,6 +67,11 @@ class Objects(Protocol):
         """Any object by its path, decoded: claims and persistent volumes."""
         ...
 
+    @property
+    def services_listed(self) -> bool:
+        """Whether services were listed once."""
+        ...
+
     async def services(self) -> Sequence[ServiceLink]:
         """All services with a cluster IP, by namespace and name; waits for the first list."""
         ...

@@ -22,6 +22,7 @@ class Seen:
     ``Container.hash`` at its creation. Times are Docker's RFC 3339 texts, "" for never; *address*
     is the pod's IPv4 address, known for sandboxes only; *grace* is the pod's grace period in
     seconds when it was created. *error* is Docker's reason why it could not be started.
+    *sandbox_id* is the sandbox that a container was made for, by its label.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Seen:
     grace: int = 30
     stop_signal: str = "SIGTERM"
     host_network: bool = False
+    sandbox_id: str = ""
 
     @property
     def running(self) -> bool:

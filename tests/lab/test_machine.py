@@ -4,11 +4,11 @@ from pathlib import PurePosixPath
 
 import pytest
 
+from hostkit.mounts import MS_BIND, MS_PRIVATE, MS_REC
 from lab import machine
 from lab.errors import LabError
 from lab.machine import Directory, Mount
 from lab.plan import make_lab
-from lab.syscalls import MS_BIND, MS_PRIVATE, MS_REC
 
 V1 = "9:name=systemd:/\n4:cpu,cpuacct:/x\n3:pids:/\n0::/\n"
 SPEC = make_lab("x", 2, None, [])

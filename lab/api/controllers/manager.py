@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from lab.api import scheduler
-from lab.api.controllers import cleanup, deployments, endpoints, nodes, replicas
+from lab.api.controllers import (
+    accounts,
+    cleanup,
+    deployments,
+    endpoints,
+    nodes,
+    replicas,
+    volumes,
+)
 from lab.api.controllers.loop import Controller, run
 from lab.api.controllers.world import Plan
 from lab.api.kinds import POD, REPLICA_SET, REPLICATION_CONTROLLER, Kind
@@ -32,6 +40,8 @@ def make(
         controller("endpoints controller", endpoints.KINDS, endpoints.plan),
         controller("garbage collector", cleanup.KINDS, cleanup.plan_orphans),
         controller("namespace controller", cleanup.KINDS, cleanup.plan_namespaces),
+        controller("service account controller", accounts.KINDS, accounts.plan),
+        controller("volume controller", volumes.KINDS, volumes.plan),
         controller("node controller", nodes.KINDS, lifecycle.plan, NODE_CHECK),
         controller("scheduler", scheduler.KINDS, scheduler.plan),
     ]

@@ -106,13 +106,13 @@ class Api:
 
 @asynccontextmanager
 async def serving(
-    store: Store | None = None, *, history: int = 1000, bookmarks: float = 30.0
+    store: Store | None = None, *, history: int = 1000, bookmarks: float = 30.0, token: str = ""
 ) -> AsyncIterator[Api]:
     """A server with faults and without controllers, on *store*."""
     async with FakeEtcd(store) as etcd:
         client = EtcdClient(EtcdConfig((etcd.url,)))
         registry = Registry(client, service_range=IPv4Network("10.0.0.0/28"), history=history)
-        server = Server(registry, faults=Faults(registry.mirror), bookmarks=bookmarks)
+        server = Server(registry, faults=Faults(registry.mirror), bookmarks=bookmarks, token=token)
         try:
             await registry.start()
             port = await server.start("127.0.0.1", 0)

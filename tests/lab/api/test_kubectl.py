@@ -93,6 +93,8 @@ async def test_objects_are_created_by_name(tmp_path: Path) -> None:
         await kubectl.good("create -n shop secret generic s --from-literal=a=b")
         await kubectl.good("create -n shop service nodeport web --tcp=80:8080 --node-port=30099")
         await kubectl.good("create -n shop serviceaccount robot")
+        text = await kubectl.good("create -n shop token robot --audience=vault --duration=1h")
+        assert text.startswith("lab.")
         shop = "/api/v1/namespaces/shop"
         _, made = await api.call("GET", "/apis/apps/v1/namespaces/shop/deployments/d")
         (container,) = made["spec"]["template"]["spec"]["containers"]

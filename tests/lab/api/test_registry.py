@@ -176,6 +176,10 @@ async def test_a_pod_is_bound_once_and_goes_when_its_node_says_so() -> None:
         assert bound["status"]["conditions"][0]["type"] == "PodScheduled"
         assert (await refused(registry.bind("default", "a", "node2"))).code == 409
         bound["spec"]["nodeName"] = "node2"
+        error = await refused(registry.update(POD, bound))
+        assert error.code == 422
+        assert "pod updates may not change fields" in error.message
+        del bound["spec"]["nodeName"]
         assert (await registry.update(POD, bound))["spec"]["nodeName"] == "node1"
         await registry.delete(POD, "default", "b")
         assert [one["metadata"]["name"] for one in await registry.list(POD)] == ["a"]

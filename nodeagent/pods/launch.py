@@ -1,0 +1,267 @@
+"""Starting what a plan says: the sandbox, and containers in it.
+
+Each start may be interrupted between any two of its calls, by a kill of the agent too: what is
+left is found by its labels, and the next plan goes on from there.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nodeagent.api.port import SecretData
+from nodeagent.docker.api import Image
+from nodeagent.docker.creation import ContainerInputs, container_config, sandbox_config
+from nodeagent.docker.labels import container_name
+from nodeagent.errors import EngineConflict, EngineError, PodError
+from nodeagent.pods.container import Container, SeccompProfile
+from nodeagent.pods.dns import dns_for
+from nodeagent.pods.environment import (
+    EnvInputs,
+    environment,
+    expanded_container,
+    references,
+)
+from nodeagent.pods.hooks import run_hook
+from nodeagent.pods.model import Pod
+from nodeagent.pods.observed import SANDBOX, Seen
+from nodeagent.pods.parts import Parts
+from nodeagent.pods.plan import Start
+from nodeagent.pods.security import check_user, seccomp_of
+
+log = logging.getLogger(__name__)
+
+HOOK_LIMIT = 600.0
+"""Seconds that a postStart hook may take: Kubernetes sets none, but nothing may hang for ever."""
+
+
+class Launcher:
+    """Starts the containers of one pod."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._preparing = asyncio.Lock()
+        self._prepared = False
+        self._cgroup: str | None = None
+        self.digests: dict[str, str] = {}
+        self._fetching: dict[str, asyncio.Task[Image]] = {}
+
+    async def sandbox(self, pod: Pod, start: Start, first: Sequence[Container]) -> None:
+        """Start the sandbox; meanwhile the images of the *first* containers are fetched."""
+        for container in first:
+            self._fetch(pod, container)
+        ahead = asyncio.create_task(self._prepare(pod))
+        try:
+            host = self._parts.host
+            pause = Container(name=SANDBOX, image=host.pause_image)
+            await self._parts.images.ensure(pod, pause, ())
+            text = _read(host.resolv_conf)
+            dns, warnings = dns_for(pod, host, text)
+            for warning in warnings:
+                self._parts.recorder.pod(pod, "Warning", "DNSConfigForming", warning)
+            config = sandbox_config(
+                pod, host, start.attempt, dns=dns, cgroup_parent=await self._parent(pod)
+            )
+            await self._replace(start)
+            made = await self._create(container_name(pod, SANDBOX, start.attempt), config)
+            await self._start(made, "FailedCreatePodSandBox")
+        finally:
+            # Its error is told by the start of the container that needs it.
+            await asyncio.gather(ahead, return_exceptions=True)
+
+    def _fetch(self, pod: Pod, container: Container) -> None:
+        if container.name not in self._fetching:
+            self._fetching[container.name] = asyncio.create_task(self._image(pod, container))
+
+    async def _image(self, pod: Pod, container: Container) -> Image:
+        return await self._parts.images.ensure(pod, container, await self._pull_secrets(pod))
+
+    async def _pull_secrets(self, pod: Pod) -> tuple[SecretData, ...]:
+        found = []
+        for reference in pod.spec.image_pull_secrets:
+            try:
+                secret = await self._parts.objects.secret(pod.metadata.namespace, reference.name)
+            except PodError as error:
+                log.warning("pod %s: image pull secret %s: %s", pod.key, reference.name, error)
+                secret = None
+            if secret is None:
+                self._parts.recorder.pod(
+                    pod, "Warning", "FailedToRetrieveImagePullSecret",
+                    f"image pull secret {reference.name} cannot be read: trying without it",
+                )  # fmt: skip
+            else:
+                found.append(secret)
+        return tuple(found)
+
+    async def _prepare(self, pod: Pod) -> None:
+        async with self._preparing:
+            if not self._prepared:
+                await self._parts.volumes.prepare(pod)
+                self._prepared = True
+
+    async def _parent(self, pod: Pod) -> str:
+        if self._cgroup is None:
+            self._cgroup = await self._parts.cgroups.prepare(pod)
+        return self._cgroup
+
+    async def container(
+        self, pod: Pod, container: Container, start: Start, sandbox: Seen, address: str
+    ) -> None:
+        """Start one instance of *container* and run its postStart hook; raises PodError."""
+        self._fetch(pod, container)
+        try:
+            image = await self._fetching[container.name]
+        finally:
+            # Asked anew for each instance: policy Always looks for a newer one.
+            task = self._fetching.pop(container.name, None)
+            if task is not None and not task.done():
+                task.cancel()
+        self.digests[container.name] = image.digests[0] if image.digests else ""
+        check_user(pod, container, image.user)
+        await self._prepare(pod)
+        config = await self._config(
+            pod, container, start, sandbox=sandbox, address=address, image=image
+        )
+        await self._replace(start)
+        name = container_name(pod, container.name, start.attempt, container.hash)
+        made = await self._create(name, config)
+        self._parts.recorder.pod(
+            pod, "Normal", "Created", f"Created container {container.name}", container.name
+        )
+        await self._start(made, "RunContainerError")
+        self._parts.recorder.pod(
+            pod, "Normal", "Started", f"Started container {container.name}", container.name
+        )
+        if container.lifecycle.post_start is not None:
+            await self._post_start(pod, container, made, address)
+
+    async def _config(
+        self,
+        pod: Pod,
+        container: Container,
+        start: Start,
+        *,
+        sandbox: Seen,
+        address: str,
+        image: Image,
+    ) -> Mapping[str, Any]:
+        inputs = await self._environment_inputs(pod, container, address)
+        made = environment(pod, container, inputs)
+        for warning in made.warnings:
+            self._parts.recorder.pod(
+                pod, "Warning", "EnvironmentVariables", warning, container.name
+            )
+        variables = made.values
+        mounts = await self._parts.volumes.mounts(
+            pod, container, start.attempt, pod_ip=address, env=variables
+        )
+        return container_config(
+            pod,
+            expanded_container(container, variables),
+            ContainerInputs(
+                sandbox_id=sandbox.id,
+                attempt=start.attempt,
+                image=image,
+                env=made.variables,
+                mounts=mounts,
+                cgroup_parent=await self._parent(pod),
+                seccomp=await self._seccomp(pod, container),
+            ),
+            self._parts.host,
+        )
+
+    async def _environment_inputs(self, pod: Pod, container: Container, address: str) -> EnvInputs:
+        objects, namespace = self._parts.objects, pod.metadata.namespace
+        maps: dict[str, Mapping[str, bytes] | None] = {}
+        secrets: dict[str, Mapping[str, bytes] | None] = {}
+        for kind, name in sorted(references(pod, container)):
+            if kind == "ConfigMap":
+                maps[name] = await objects.config_map(namespace, name)
+            else:
+                secret = await objects.secret(namespace, name)
+                secrets[name] = None if secret is None else secret.data
+        # A static pod may be the very API server that services come from.
+        waits = objects.services_listed or not pod.is_static
+        return EnvInputs(
+            services=tuple(await objects.services()) if waits else (),
+            config_maps=maps,
+            secrets=secrets,
+            pod_ip=address,
+            host=self._parts.host,
+        )
+
+    async def _seccomp(self, pod: Pod, container: Container) -> str:
+        profile: SeccompProfile | None = seccomp_of(pod, container)
+        if profile is None or profile.type != "Localhost":
+            return ""
+        path = self._parts.host.seccomp_root / profile.localhost_profile
+        text = _read(path)
+        if not text:
+            raise PodError(
+                "CreateContainerConfigError", f"seccomp profile {path} is missing or empty"
+            )
+        return text
+
+    async def _replace(self, start: Start) -> None:
+        for old in start.replaces:
+            await self._parts.engine.remove(old)
+
+    async def _create(self, name: str, config: Mapping[str, Any]) -> str:
+        """Create; a container in the way is a dead one of ours, or Docker's memory of one."""
+        engine = self._parts.engine
+        try:
+            return await engine.create(name, config)
+        except EngineConflict:
+            await self._remove_named(name)
+        try:
+            return await engine.create(name, config)
+        except EngineConflict:
+            # Docker can hold on to a name without a container (kubernetes#36768).
+            return await engine.create(f"{name}_{self._parts.clock():.0f}", config)
+
+    async def _remove_named(self, name: str) -> None:
+        for entry in await self._parts.engine.containers():
+            if f"/{name}" in entry.names or name in entry.names:
+                if entry.state == "running":
+                    raise PodError(
+                        "CreateContainerError", f"container {name} runs already: looking again"
+                    )
+                await self._parts.engine.remove(entry.id)
+
+    async def _start(self, made: str, reason: str) -> None:
+        try:
+            await self._parts.engine.start(made)
+        except EngineError as error:
+            raise PodError(reason, str(error)) from error
+
+    async def _post_start(self, pod: Pod, container: Container, made: str, address: str) -> None:
+        hook = container.lifecycle.post_start
+        assert hook is not None  # noqa: S101 - for the type checker
+        seen = await self._parts.engine.inspect(made)
+        try:
+            await run_hook(
+                hook, pod, container, seen, address, self._parts.engine, timeout=HOOK_LIMIT
+            )
+        except PodError as error:
+            self._parts.recorder.pod(
+                pod, "Warning", "FailedPostStartHook", error.message, container.name
+            )
+            with contextlib.suppress(EngineError):
+                await self._parts.engine.kill(made, "SIGKILL")
+            raise PodError("PostStartHookError", error.message) from error
+
+    async def close(self) -> None:
+        """Stop fetching ahead."""
+        tasks = tuple(self._fetching.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
