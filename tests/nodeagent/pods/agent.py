@@ -268,6 +268,10 @@ class Engine(FakeEngine):
         self.dead = True
         return Engine(self.world)
 
+    def spare(self) -> None:
+        """Call off a kill that has not happened."""
+        self._kill = None
+
     async def _call(self, name: str, subject: str, effect: Callable[[], Any]) -> Any:
         try:
             return await super()._call(name, subject, effect)
@@ -304,7 +308,7 @@ class Agent:
         cluster.agent = self
         self._tasks = [
             asyncio.create_task(self._quietly(work))
-            for work in (self.observer.run(), self.manager.loop.run())
+            for work in (self.observer.run, self.manager.loop.run)
         ]
 
     def _observed(self, uid: str) -> None:
@@ -312,7 +316,7 @@ class Agent:
 
     async def _quietly(self, work: Any) -> None:
         with contextlib.suppress(asyncio.CancelledError, AgentKilled):
-            await work
+            await work()
 
     async def stop(self) -> None:
         """End it; what it began stays."""
