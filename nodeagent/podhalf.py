@@ -36,10 +36,11 @@ from nodeagent.node.facts import Facts
 from nodeagent.pods.admission import NodeView, admit
 from nodeagent.pods.backoff import Delays
 from nodeagent.pods.check import problems_of
+from nodeagent.pods.container import Container
 from nodeagent.pods.host import Host
 from nodeagent.pods.manager import PodManager, Source, Wanted
 from nodeagent.pods.model import MIRROR, Pod
-from nodeagent.pods.observed import PodSeen
+from nodeagent.pods.observed import SANDBOX, PodSeen
 from nodeagent.pods.parts import Parts, StatusSink
 from nodeagent.pods.worker import PodWorker
 from nodeagent.probes.manager import Probes
@@ -207,7 +208,7 @@ class PodHalf:
             host=self.host, engine=self._engine, observer=self.observer,
             images=self.images,
             volumes=self.volumes, probes=self.probes, objects=self.objects,
-            recorder=self._recorder, statuses=statuses, cgroups=self.cgroups,
+            recorder=self._recorder, statuses=statuses, cgroups=self.cgroups, pause=self._pause,
             clock=time.monotonic, wall=time.time,
             delays=Delays(settings["container-backoff-first"], settings["container-backoff-max"]),
             keep_dead=settings["maximum-dead-containers-per-container"],
@@ -329,6 +330,13 @@ class PodHalf:
         if not self.settings["pod-infra-container-image"]:
             await self._ensure_pause()
         await self.manager.loop.run()
+
+    async def _pause(self, pod: Pod) -> None:
+        """Have the image of sandboxes here; one of ours may have been removed since the start."""
+        if self.host.pause_image == PAUSE:
+            await ensure_pause(self._engine)
+        else:
+            await self.images.ensure(pod, Container(name=SANDBOX, image=self.host.pause_image))
 
     async def _ensure_pause(self) -> None:
         while True:

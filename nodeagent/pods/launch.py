@@ -55,8 +55,7 @@ class Launcher:
         ahead = asyncio.create_task(self._prepare(pod))
         try:
             host = self._parts.host
-            pause = Container(name=SANDBOX, image=host.pause_image)
-            await self._parts.images.ensure(pod, pause, ())
+            await self._parts.pause(pod)
             text = _read(host.resolv_conf)
             dns, warnings = dns_for(pod, host, text)
             for warning in warnings:

@@ -1,6 +1,6 @@
 """What a pod's worker works with, as protocols: the real parts and the tests' fakes follow them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -120,7 +120,7 @@ class CgroupKeeping(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All of it. *clock* is monotonic seconds, *wall* Unix seconds, for show and first sight."""
+    """All of it. *pause* has the sandbox's image ready for a pod; *clock* is monotonic seconds, *wall* Unix seconds, for show and first sight."""
 
     host: Host
     engine: Engine
@@ -132,6 +132,7 @@ class Parts:
     recorder: Recorder
     statuses: StatusSink
     cgroups: CgroupKeeping
+    pause: Callable[[Pod], Awaitable[object]]
     clock: Callable[[], float]
     wall: Callable[[], float]
     delays: Delays = field(default_factory=Delays)

@@ -251,8 +251,8 @@ def _nodes(text: str) -> Iterator[_Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = " ".join(filter(None, (error.context, error.problem)))
-        # The end of a text without a last newline counts as another line.
-        line = min(mark.line, text.count("\n")) + 1 if mark is not None else 0
+        # The end of a text counts as a line of its own.
+        line = min(mark.line, text.rstrip().count("\n")) + 1 if mark is not None else 0
         raise DocumentError(line, f"no YAML: {cut(said or 'it cannot be read', 200)}") from error
     except yaml.YAMLError as error:
         raise DocumentError(0, f"no YAML: {cut(' '.join(str(error).split()), 200)}") from error

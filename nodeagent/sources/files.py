@@ -76,7 +76,7 @@ class ManifestSource:
         self._now = now
         self._sleep = sleep
         self._book = Book(_recall(memory, node_name) if memory else None)
-        self._remembered = frozenset(self._book.pods)
+        self._remembered = self._places()
         self._was_file = False
         self._no_notices = ""
         self._wake = asyncio.Event()
@@ -138,9 +138,14 @@ class ManifestSource:
             await self._remember()
         return max(0.0, self._due - self._clock())
 
+    def _places(self) -> frozenset[tuple[str, str]]:
+        """The pods that count, each with its file."""
+        files = self._book.by_file.items()
+        return frozenset((file, one.pod.uid) for file, pods in files for one in pods)
+
     async def _remember(self) -> None:
         """Write down which pods there are, if that is not done yet."""
-        current = frozenset(self.pods)
+        current = self._places()
         if self._memory is None or current == self._remembered:
             return
         trouble = await asyncio.to_thread(_write, self._memory, self._book.by_file)

@@ -173,6 +173,10 @@ class _Images:
         return found
 
 
+async def _pause(_pod: Pod) -> None:
+    return
+
+
 class _Volumes:
     async def prepare(self, pod: Pod) -> None:
         return
@@ -297,6 +301,7 @@ class Agent:
         parts = Parts(
             host=HOST, engine=engine, observer=self.observer, images=_Images(engine),
             volumes=_Volumes(), probes=self.probes, objects=_Objects(),
+            pause=_pause,
             recorder=_Recorder(cluster), statuses=_Statuses(cluster, engine),
             cgroups=_Cgroups(), clock=loop.time, wall=lambda: 1_700_000_000.0 + self.wall,
             delays=delays,

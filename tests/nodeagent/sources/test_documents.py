@@ -67,6 +67,7 @@ def test_a_flow_mapping_is_no_json_but_yaml() -> None:
     ("text", "line", "said"),
     [
         ("a: 1\nb: [1", 2, "expected"),
+        ("a: 1\nb: [1\n\n", 2, "expected"),
         ('{"a": 1,\n"b": }', 2, "no JSON"),
         ("a: 1\nb: 2\na: 3", 3, "first in line 1"),
         ('{"a": 1,\n"a": 2}', 2, "a second time"),

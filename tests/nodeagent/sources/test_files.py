@@ -165,6 +165,23 @@ async def test_broken_and_missing_manifests_go_on_over_a_restart(tmp_path: Path)
     assert world.names == {"x-n"}
 
 
+async def test_a_pod_whose_file_was_renamed_and_then_broken_goes_on_over_a_restart(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, memory=True)
+    world.put("a.yaml", text("x"))
+    await world.look()
+    (world.path / "a.yaml").rename(world.path / "b.yaml")
+    for _ in range(LOOKS):
+        await world.look(GONE)
+    world.put("b.yaml", "a: [")
+    await world.look()
+    world.again()
+    for _ in range(LOOKS):
+        await world.look(SETTLE)
+    assert world.names == {"x-n"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"a": [{"line": 1}]}', '{"a": 5}', "{}"])
 async def test_a_memory_that_is_damaged_is_no_obstacle(tmp_path: Path, content: str) -> None:
     world = World(tmp_path, memory=True)
