@@ -72,7 +72,7 @@ def _add_control_plane(parser: Parser) -> None:
         "--control-plane",
         choices=("embedded", "none"),
         default="embedded",
-        help="embedded: an API server for development on the fabric, podrunner on the nodes",
+        help="embedded: an API server for development on the fabric, nodeagent on the nodes",
     )
 
 
@@ -94,7 +94,7 @@ def _add_life(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_name(start)
     start.add_argument("node", metavar="NODE")
     demo = _command(
-        commands, "demo", "containers reach each other, and a service its pods, on two hosts"
+        commands, "demo", "containers reach each other, and a service its pods, which are healed"
     )
     demo.add_argument("--name", default="demo", metavar="LAB", help="lab to make (default: demo)")
     demo.add_argument("--nodes", type=int, default=2, metavar="N", help="how many (default: 2)")

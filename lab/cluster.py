@@ -29,7 +29,7 @@ from lab.store import Store
 
 READY_TIMEOUT = 90.0
 POD_IMAGE = "busybox"
-"""The image that every node has when pods can run on it: podrunner holds networks with it."""
+"""The image that every node has when pods can run on it: there is no registry to pull from."""
 CONFIG_KEY = "/coreos.com/network/config"
 
 
@@ -106,7 +106,9 @@ class Cluster:
         """Make a lab and wait until every node is ready; undoes everything on failure."""
         check_name(name)
         host.require_tools()
-        host.netd_command()
+        host.daemon("netd")
+        if control_plane:
+            host.daemon("nodeagent")
         self.cgroups.require()
         with self.store.lock(name):
             if name in self.names():
@@ -173,8 +175,8 @@ class Cluster:
         if node.name == FABRIC:
             services = machine.fabric_services(spec, sys.executable)
         else:
-            netd = host.netd_command()
-            services = machine.node_services(spec, node, netd, sys.executable, wrapper=wrapper)
+            netd, agent = host.daemon("netd"), host.daemon("nodeagent") if spec.api else ""
+            services = machine.node_services(spec, node, netd, agent, wrapper=wrapper)
         return BootConfig(
             lab=spec.name,
             node=node.name,
@@ -243,7 +245,7 @@ class Cluster:
         if image is not None and (archive := await image) is not None:
             await asyncio.to_thread(self._load_one, ref, node, archive)
         if spec.api:
-            await self._until(spec, node, self._services_ready(["podrunner"]))
+            await self._until(spec, node, self._services_ready(["nodeagent"]))
         self.report(node, f"ready, pods in {probe.subnet(ref).get('FLANNEL_SUBNET', 'no subnet')}")
 
     async def _until(

@@ -104,6 +104,18 @@ class Api:
             raise LabError(f"{method} {path}: {found.get('message', status)}")
         return found
 
+    async def text(self, path: str) -> str:
+        """The answer to a GET that is no object, such as a log; raises LabError."""
+        url = self._spec.api + path
+        try:
+            status, answer = await request(self._spec.fabric, "GET", url, timeout=self._timeout)
+        except (OSError, ValueError) as error:
+            raise LabError(f"the API server {self._spec.api} does not answer: {error}") from error
+        said = answer.decode(errors="replace")
+        if status >= 400:
+            raise LabError(f"GET {path}: {said.strip()}")
+        return said
+
     async def create(self, document: Raw, namespace: str = "default") -> Raw:
         """Make the object that *document* describes."""
         wanted = (document.get("apiVersion"), document.get("kind"))

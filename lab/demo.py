@@ -1,5 +1,5 @@
 """``barenode lab demo``: containers on two hosts fetch each other's page over the overlay,
-and then the pages behind a service.
+then the pages behind a service, whose pods nodeagent runs and heals.
 
 Nobody configures a route: the addresses are those that netd leased and Docker gave out. A page
 counts only when it names the host it was asked of.
@@ -17,6 +17,7 @@ from lab.errors import LabError
 from lab.images import recipe
 from lab.model import LabSpec, NodeSpec, ProcessRef
 from lab.output import Output, Sheet
+from lab.poddemo import PodDemo
 from lab.servicedemo import BURST, ServiceDemo
 
 IMAGE = "nginx"
@@ -81,7 +82,12 @@ class Demo:
             return await self._fetch(refs[node.name], url)
 
         served = await ServiceDemo(self._output, in_container).run(spec)
-        return served and bool(visits) and all(v.reached for v in visits)
+
+        async def remove(node: str, container: str) -> None:
+            await self._docker(refs[node], "rm", "--force", container)
+
+        healed = await PodDemo(self._output, remove).run(spec)
+        return served and healed and bool(visits) and all(v.reached for v in visits)
 
     async def _fetch(self, ref: ProcessRef, url: str) -> list[str]:
         """What the container on a host gets from *url*, until nothing comes."""

@@ -77,17 +77,18 @@ def require_tools(find: Callable[[str], str | None] = shutil.which) -> None:
         )
 
 
-def netd_command(environment: Mapping[str, str] = os.environ) -> str:
-    """The netd to run in nodes: BARENODE_NETD, else the one beside this interpreter, else PATH's.
+def daemon(name: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The program *name* (netd or nodeagent) to run in nodes.
 
+    BARENODE_NETD or BARENODE_NODEAGENT, else the one beside this interpreter, else PATH's.
     Raises PrerequisiteError when there is none.
     """
-    beside = Path(sys.executable).parent / "netd"
-    candidates = (environment.get("BARENODE_NETD"), str(beside), shutil.which("netd"))
+    beside = Path(sys.executable).parent / name
+    candidates = (environment.get(f"BARENODE_{name.upper()}"), str(beside), shutil.which(name))
     for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):
             return candidate
-    raise PrerequisiteError("no netd beside this Python and none on PATH: run 'make venv'")
+    raise PrerequisiteError(f"no {name} beside this Python and none on PATH: run 'make venv'")
 
 
 def docker_client() -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from hostkit.mounts import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC
+from hostkit.mounts import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC, MS_SHARED
 from lab.errors import LabError
 from lab.model import LabSpec, NodeSpec, Service
 
@@ -22,10 +22,13 @@ SERVICES_FILE = f"{RUN}/services.json"
 NOTIFY_DIR = f"{RUN}/notify"
 WRAPPER = f"{RUN}/runc-lab"
 DOCKER_OPTIONS = "/run/docker_opts.env"
+MANIFESTS = "/etc/kubernetes/manifests"
 
 PERSISTENT_NODE = (
     "/etc/docker",
+    MANIFESTS,
     "/etc/netd",
+    "/etc/nodeagent",
     "/var/lib/containerd",
     "/var/lib/docker",
     "/var/lib/kubelet",
@@ -104,6 +107,8 @@ def mount_plan(data: str, persistent: Iterable[str], proc_self_cgroup: str) -> l
     """
     steps: list[Step] = [
         Mount("none", "/", "", MS_REC | MS_PRIVATE),
+        # As systemd has it: volumes that are mounted later can be passed on to containers.
+        Mount("none", "/", "", MS_REC | MS_SHARED),
         Mount("proc", "/proc", "proc", _SAFE),
         # A sysfs belongs to the network namespace it was mounted in: /sys/class/net.
         Mount("sysfs", "/sys", "sysfs", _SAFE),
@@ -174,11 +179,12 @@ def fabric_services(spec: LabSpec, python: str) -> tuple[Service, ...]:
 
 
 def node_services(
-    spec: LabSpec, node: NodeSpec, netd: str, python: str, *, wrapper: bool
+    spec: LabSpec, node: NodeSpec, netd: str, nodeagent: str, *, wrapper: bool
 ) -> tuple[Service, ...]:
-    """netd, dockerd once netd is ready, then podrunner: as units of a real host order them.
+    """netd, dockerd once netd is ready, then nodeagent: as units of a real host order them.
 
-    *netd* and *python* are programs; with *wrapper* Docker runs through assets/runc-lab.
+    *netd* and *nodeagent* are programs; with *wrapper* Docker runs through assets/runc-lab. A
+    node without control plane has no nodeagent.
     """
     options = [f"--etcd-endpoints={spec.etcd}", "--iface=eth0", "--ip-masq"]
     if spec.api:
@@ -202,9 +208,10 @@ def node_services(
         ),
     ]
     if spec.api:
-        who = (f"--master={spec.api}", f"--node={node.name}", f"--address={node.address}")
-        runner = (python, "-m", "lab.podrunner", *who)
-        services.append(Service(name="podrunner", notify=True, after=("dockerd",), argv=runner))
+        who = (f"--hostname-override={node.name}", f"--node-ip={node.address}")
+        sources = (f"--api-servers={spec.api}", f"--config={MANIFESTS}")
+        agent = (nodeagent, "run", *sources, *who)
+        services.append(Service(name="nodeagent", notify=True, wants=("dockerd",), argv=agent))
     return tuple(services)
 
 

@@ -64,7 +64,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One daemon of a node, with the meaning that systemd gives to these words.
 
     ``notify``: it is ready when it says READY=1, otherwise as soon as it runs. ``after``: started
-    only once these have been ready. ``environment_file`` must exist when the service starts; an
+    only once these have been ready; ``wants``: once each of these has been ready or has failed.
+    ``environment_file`` must exist when the service starts; an
     argument ``$NAME`` is replaced by that variable's words. ``stop_seconds``: time between
     SIGTERM and SIGKILL.
     """
@@ -73,6 +74,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     notify: bool = False
     after: tuple[str, ...] = ()
+    wants: tuple[str, ...] = ()
     environment_file: str = ""
     stop_seconds: float = 15.0
 

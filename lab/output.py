@@ -37,11 +37,14 @@ def _services(node: NodeStatus) -> str:
     for service in node.services:
         again = f" (restarted {service.restarts}x)" if service.restarts else ""
         parts.append(f"{service.name} {service.state}{again}")
-    if node.netd_ready is False:
-        reasons = node.netd.get("not_ready") if isinstance(node.netd, dict) else None
-        parts.append(
-            "netd says not ready" + (f": {'; '.join(map(str, reasons))}" if reasons else "")
-        )
+    for name, ready, said in (
+        ("netd", node.netd_ready, node.netd),
+        ("nodeagent", node.nodeagent_ready, node.nodeagent),
+    ):
+        if ready is False:
+            reasons = said.get("not_ready") if isinstance(said, dict) else None
+            why = f": {'; '.join(map(str, reasons))}" if reasons else ""
+            parts.append(f"{name} says not ready{why}")
     return ", ".join(parts) or "-"
 
 

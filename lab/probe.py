@@ -15,6 +15,7 @@ from lab.model import ProcessRef, ServiceState
 
 DOCKER_SOCKET = "run/docker.sock"
 NETD_SOCKET = "run/netd/netd.sock"
+NODEAGENT_SOCKET = "run/nodeagent/nodeagent.sock"
 SUBNET_FILE = "run/flannel/subnet.env"
 
 
@@ -78,7 +79,7 @@ async def docker_answers(ref: ProcessRef) -> bool:
     return reply is not None and reply[0] == 200
 
 
-async def netd_ready(ref: ProcessRef) -> bool | None:
-    """What the node's netd says on /readyz; None when its control socket does not answer."""
-    reply = await get(ref, NETD_SOCKET, "/readyz")
+async def says_ready(ref: ProcessRef, path: str) -> bool | None:
+    """What a daemon of the node says on /readyz at the socket *path*; None when it is silent."""
+    reply = await get(ref, path, "/readyz")
     return None if reply is None else reply[0] == 200

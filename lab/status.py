@@ -15,6 +15,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     ``docker``: its daemon answers. ``netd_ready``: what /readyz said, None when nobody answered
     on the control socket. ``netd``: netd's own /status document, None likewise.
+    ``nodeagent_ready`` and ``nodeagent`` are the same of nodeagent.
     """
 
     name: str
@@ -25,6 +26,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     docker: bool = False
     netd_ready: bool | None = None
     netd: Any = None
+    nodeagent_ready: bool | None = None
+    nodeagent: Any = None
     services: tuple[ServiceState, ...] = ()
 
 
@@ -46,13 +49,13 @@ class LabStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def node_state(
-    alive: bool, wanted: bool, services: tuple[ServiceState, ...], netd_ready: bool | None
+    alive: bool, wanted: bool, services: tuple[ServiceState, ...], *said: bool | None
 ) -> str:
-    """dead, starting or ready. *wanted*: what else must answer does; netd may not deny."""
+    """dead, starting or ready. *wanted*: what else must answer does; no daemon may deny it."""
     if not alive:
         return "dead"
     running = bool(services) and all(s.state == "ready" for s in services)
-    return "ready" if running and wanted and netd_ready is not False else "starting"
+    return "ready" if running and wanted and False not in said else "starting"
 
 
 def lab_state(fabric: NodeStatus, nodes: tuple[NodeStatus, ...]) -> str:
@@ -68,24 +71,28 @@ async def look_at_node(spec: LabSpec, node: NodeSpec) -> NodeStatus:
         return NodeStatus(name=node.name, address=node.address, state="dead")
     services = probe.services(ref)
     if node.name == spec.fabric.name:
-        state = node_state(True, True, services, None)
+        state = node_state(True, True, services)
         return NodeStatus(
             name=node.name, address=node.address, state=state, pid=ref.pid, services=services
         )
-    docker, ready, reply = await asyncio.gather(
+    docker, netd_ready, netd, agent_ready, agent = await asyncio.gather(
         probe.docker_answers(ref),
-        probe.netd_ready(ref),
+        probe.says_ready(ref, probe.NETD_SOCKET),
         probe.get(ref, probe.NETD_SOCKET, "/status"),
+        probe.says_ready(ref, probe.NODEAGENT_SOCKET),
+        probe.get(ref, probe.NODEAGENT_SOCKET, "/status"),
     )
     return NodeStatus(
         name=node.name,
         address=node.address,
-        state=node_state(True, docker, services, ready),
+        state=node_state(True, docker, services, netd_ready, agent_ready),
         pid=ref.pid,
         subnet=probe.subnet(ref).get("FLANNEL_SUBNET", ""),
         docker=docker,
-        netd_ready=ready,
-        netd=_document(reply),
+        netd_ready=netd_ready,
+        netd=_document(netd),
+        nodeagent_ready=agent_ready,
+        nodeagent=_document(agent),
         services=services,
     )
 

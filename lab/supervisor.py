@@ -2,8 +2,9 @@
 
 ``next`` says what to do, the caller does it and reports back with ``started``, ``ready`` and
 ``exited``. Invariants: a service starts only after everything it comes after has been ready
-once since boot (a later restart of that one does not take it down: containers keep running
-when netd restarts); on stop, services end in the reverse order of the list, one at a time.
+once since boot, and all that it wants has been ready or has failed (a later restart of those
+does not take it down: containers keep running when netd restarts); on stop, services end in the
+reverse order of the list, one at a time.
 """
 
 import signal
@@ -84,11 +85,19 @@ class Supervisor:
         now = self._clock()
         due: list[Action] = []
         for record in self._records.values():
-            blocked = not all(self._records[a].was_ready for a in record.service.after)
+            blocked = self._blocked(record.service)
             if record.state in {"waiting", "failed"} and not blocked and now >= record.not_before:
                 record.state = "launching"
                 due.append(Start(record.service))
         return due
+
+    def _blocked(self, service: Service) -> bool:
+        after = (self._records[name] for name in service.after)
+        wanted = (self._records[name] for name in service.wants)
+        return not (
+            all(one.was_ready for one in after)
+            and all(one.was_ready or one.failures for one in wanted)
+        )
 
     def _stop_actions(self) -> list[Action]:
         for record in reversed(self._records.values()):

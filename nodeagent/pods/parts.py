@@ -120,7 +120,11 @@ class CgroupKeeping(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """All of it. *pause* has the sandbox's image ready for a pod; *clock* is monotonic seconds, *wall* Unix seconds, for show and first sight."""
+    """All of it.
+
+    *pause* has the sandbox's image ready for a pod; *clock* is monotonic seconds, *wall* Unix
+    seconds, for show and first sight.
+    """
 
     host: Host
     engine: Engine

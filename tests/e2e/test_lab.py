@@ -216,7 +216,8 @@ def test_a_network_that_is_in_use_is_refused(operator: Operator) -> None:
 
 
 def test_the_demo_reaches_every_page_and_every_pod_and_removes_its_lab(operator: Operator) -> None:
-    """Exit status 0 says that all answered: over the overlay, and behind the service.
+    """Exit status 0 says that all answered: over the overlay, and behind the service; and that a
+    container that was taken away came back.
 
     The service is visited from each host, from a container on each host, and on each host's node
     port from outside, before and after scaling to 3. Needs netd's services.
@@ -224,7 +225,8 @@ def test_the_demo_reaches_every_page_and_every_pod_and_removes_its_lab(operator:
     began = time.monotonic()
     shown = operator("lab", "demo", "--name", operator.name())
     lines = [line for line in shown.splitlines() if line.endswith("  yes")]
-    assert len(lines) == 2 + 6 + 6
+    assert len(lines) == 2 + 6 + 6 + 1
+    assert "after docker rm -f" in shown
     for place in ("host node1", "container on node1", "host node2", "container on node2"):
         assert sum(line.startswith(f"{place} ") and ":80/" in line for line in lines) == 2
     outside = [line for line in lines if line.startswith("outside") and ":30061/" in line]

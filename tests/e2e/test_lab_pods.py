@@ -141,7 +141,7 @@ def test_a_dead_node_s_pods_are_made_anew_elsewhere_and_end_when_it_comes_back(
     assert "idle" not in operator.in_node(name, "node2", "docker", "ps", "--all")
 
 
-def test_pods_outlive_the_api_server_and_podrunner(operator: Operator) -> None:
+def test_pods_outlive_the_api_server_and_nodeagent(operator: Operator) -> None:
     """Both are started again, find what is there, and restart no container."""
     name = operator.name()
     operator("lab", "up", "--name", name, "--nodes", "1")
@@ -151,7 +151,8 @@ def test_pods_outlive_the_api_server_and_podrunner(operator: Operator) -> None:
 
     def started() -> str:
         form = "{{.State.StartedAt}}"
-        script = f"docker inspect -f '{form}' $(docker ps -q --filter label=barenode.pod) | sort"
+        ours = "docker ps -q --filter label=barenode.nodeagent"
+        script = f"docker inspect -f '{form}' $({ours}) | sort"
         return operator.in_node(name, "node1", "sh", "-c", script)
 
     def services(node: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -159,13 +160,13 @@ def test_pods_outlive_the_api_server_and_podrunner(operator: Operator) -> None:
 
     before = started()
     found = operator.status(name)
-    api, runner = services(found["fabric"])["api"], services(found["nodes"][0])["podrunner"]
-    operator.in_node(name, "node1", "kill", "-9", str(runner["pid"]))
+    api, agent = services(found["fabric"])["api"], services(found["nodes"][0])["nodeagent"]
+    operator.in_node(name, "node1", "kill", "-9", str(agent["pid"]))
     operator.in_node(name, "fabric", "kill", "-9", str(api["pid"]))
 
     def back() -> bool:
         found = operator.status(name)
-        parts = (services(found["fabric"])["api"], services(found["nodes"][0])["podrunner"])
+        parts = (services(found["fabric"])["api"], services(found["nodes"][0])["nodeagent"])
         restarted = all(p["restarts"] >= 1 and p["state"] == "ready" for p in parts)
         return restarted and found["control"]["pods_ready"] == 1
 

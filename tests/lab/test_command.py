@@ -135,6 +135,7 @@ def test_a_node_is_ready_when_all_that_was_looked_at_says_so(
 ) -> None:
     """A netd without control socket is believed by its READY=1."""
     assert status.node_state(alive, docker, services, netd) == expected
+    assert status.node_state(alive, docker, services, None, netd) == expected
 
 
 def test_a_lab_is_as_good_as_its_worst_node() -> None:
@@ -170,7 +171,7 @@ def test_a_terminal_gets_a_table_in_colour() -> None:
     assert "10.1.5.1/24" in stdout.getvalue()
 
 
-def test_the_table_says_what_netd_complains_about_and_what_was_restarted() -> None:
+def test_the_table_says_what_daemons_complain_about_and_what_was_restarted() -> None:
     """The operator need not read JSON to see it."""
     again = ServiceState(name="netd", state="ready", restarts=2)
     node = NodeStatus(
@@ -183,6 +184,10 @@ def test_the_table_says_what_netd_complains_about_and_what_was_restarted() -> No
     )
     cell = output.status_sheet(lab(node)).rows[1][-1]
     assert cell == "netd ready (restarted 2x), netd says not ready: no etcd"
+    agent = {"not_ready": ["docker: does not answer"]}
+    waiting = msgspec.structs.replace(node, netd_ready=True, nodeagent_ready=False, nodeagent=agent)
+    cell = output.status_sheet(lab(waiting)).rows[1][-1]
+    assert cell.endswith("(restarted 2x), nodeagent says not ready: docker: does not answer")
 
 
 def test_the_headline_tells_what_the_control_plane_says() -> None:

@@ -87,7 +87,7 @@ def test_a_missing_capability_is_noticed(bounding: str, lacks: bool) -> None:
 def test_dockerd_follows_netd_and_takes_its_options() -> None:
     """The runtime wrapper is only there where it is needed."""
     plain = make_lab("x", 2, None, [], control_plane=False)
-    netd, dockerd = machine.node_services(plain, plain.nodes[0], "/opt/netd", "py", wrapper=False)
+    netd, dockerd = machine.node_services(plain, plain.nodes[0], "/opt/netd", "", wrapper=False)
     assert netd.argv == (
         "/opt/netd",
         "run",
@@ -99,24 +99,25 @@ def test_dockerd_follows_netd_and_takes_its_options() -> None:
     assert dockerd.environment_file == "/run/docker_opts.env"
     assert "--userland-proxy=false" in dockerd.argv
     assert not any("runc-lab" in argument for argument in dockerd.argv)
-    _, wrapped = machine.node_services(plain, plain.nodes[0], "/opt/netd", "py", wrapper=True)
+    _, wrapped = machine.node_services(plain, plain.nodes[0], "/opt/netd", "", wrapper=True)
     assert "--default-runtime=runc-lab" in wrapped.argv
 
 
-def test_with_a_control_plane_netd_and_podrunner_are_told_of_it() -> None:
+def test_with_a_control_plane_netd_and_nodeagent_are_told_of_it() -> None:
     """They know themselves by the lab's name for the node; nothing waits for the API server."""
-    netd, dockerd, runner = machine.node_services(
-        SPEC, SPEC.nodes[1], "/opt/netd", "py", wrapper=False
+    netd, dockerd, agent = machine.node_services(
+        SPEC, SPEC.nodes[1], "/opt/netd", "/opt/nodeagent", wrapper=False
     )
     assert {"--master=http://198.18.0.1:8080", "--hostname-override=node2"} <= set(netd.argv)
-    assert (netd.after, dockerd.after, runner.after) == ((), ("netd",), ("dockerd",))
-    assert runner.argv == (
-        "py",
-        "-m",
-        "lab.podrunner",
-        "--master=http://198.18.0.1:8080",
-        "--node=node2",
-        "--address=198.18.0.12",
+    assert (netd.after, dockerd.after, agent.after) == ((), ("netd",), ())
+    assert (agent.wants, agent.notify) == (("dockerd",), True)
+    assert agent.argv == (
+        "/opt/nodeagent",
+        "run",
+        "--api-servers=http://198.18.0.1:8080",
+        "--config=/etc/kubernetes/manifests",
+        "--hostname-override=node2",
+        "--node-ip=198.18.0.12",
     )
 
 

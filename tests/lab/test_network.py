@@ -97,10 +97,12 @@ def test_a_missing_right_or_tool_is_one_sentence() -> None:
         host.require_tools(lambda tool: None if tool in {"etcd", "dockerd"} else f"/bin/{tool}")
 
 
-def test_netd_can_be_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["netd", "nodeagent"])
+def test_the_daemons_can_be_chosen(tmp_path: Path, name: str) -> None:
     """A file that cannot be run is not."""
-    program = tmp_path / "netd"
+    program, none = tmp_path / name, str(tmp_path / "none")
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    assert host.netd_command({"BARENODE_NETD": str(program)}) == str(program)
-    assert host.netd_command({"BARENODE_NETD": str(tmp_path / "none")}) != str(tmp_path / "none")
+    variable = f"BARENODE_{name.upper()}"
+    assert host.daemon(name, {variable: str(program)}) == str(program)
+    assert host.daemon(name, {variable: none}) != none

@@ -11,6 +11,8 @@ from lab.supervisor import FIRST_DELAY, GOOD_RUN, MOST_DELAY, Action, Kill, Star
 NETD = Service(name="netd", argv=("netd",), notify=True)
 DOCKERD = Service(name="dockerd", argv=("dockerd",), notify=True, after=("netd",), stop_seconds=5)
 
+DOCKER_ALONE = Service(name="dockerd", argv=("dockerd",), notify=True)
+
 
 class World:
     """A clock and a table of processes around a Supervisor."""
@@ -49,6 +51,21 @@ class World:
     def state(self, name: str) -> str:
         """What is published about a service."""
         return next(s.state for s in self.supervisor.states() if s.name == name)
+
+
+def test_what_is_merely_wanted_may_fail() -> None:
+    """nodeagent starts after dockerd, and also when dockerd cannot be started."""
+    agent = Service(name="agent", argv=("agent",), wants=("dockerd",))
+    for ready in (True, False):
+        supervisor = Supervisor((DOCKER_ALONE, agent), lambda: 1000.0)
+        assert supervisor.next() == [Start(DOCKER_ALONE)]
+        supervisor.started("dockerd", 2)
+        assert supervisor.next() == []
+        if ready:
+            supervisor.ready("dockerd")
+        else:
+            supervisor.exited(2, "exit status 1")
+        assert supervisor.next() == [Start(agent)]
 
 
 def test_dockerd_starts_only_when_netd_is_ready() -> None:
