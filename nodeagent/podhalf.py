@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +46,7 @@ from nodeagent.probes.manager import Probes
 from nodeagent.sources.apipods import ApiPods
 from nodeagent.sources.files import ManifestSource
 from nodeagent.sources.mirrors import Mirrors
+from nodeagent.sources.wanted import BoundPods, ManifestPods
 from nodeagent.volumes.volumes import Volumes
 
 log = logging.getLogger(__name__)
@@ -66,44 +66,6 @@ class NoStatuses:
     async def confirm_gone(self, target: Pod) -> bool:
         """There is no object."""
         return True
-
-
-class ManifestPods:
-    """``Source``: the static pods."""
-
-    def __init__(self, source: ManifestSource) -> None:
-        self._source = source
-
-    @property
-    def listed(self) -> bool:
-        """Whether the manifests were read."""
-        return self._source.listed
-
-    def wanted(self) -> Mapping[str, Wanted]:
-        """The static pods by uid."""
-        return {
-            uid: Wanted(one.pod, partial(one.raw.__getitem__, "spec"), checked=True)
-            for uid, one in self._source.pods.items()
-        }
-
-
-class BoundPods:
-    """``Source``: the pods that the API server binds to this node."""
-
-    def __init__(self, pods: ApiPods) -> None:
-        self._pods = pods
-
-    @property
-    def listed(self) -> bool:
-        """Whether the API server has listed them."""
-        return self._pods.listed
-
-    def wanted(self) -> Mapping[str, Wanted]:
-        """The pods by uid."""
-        return {
-            uid: Wanted(one.pod, lambda one=one: one.raw)  # type: ignore[misc]
-            for uid, one in self._pods.pods().items()
-        }
 
 
 def make_host(settings: Settings, facts: Facts, info: EngineInfo, address: str) -> Host:
