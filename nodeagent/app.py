@@ -34,7 +34,7 @@ from nodeagent.malloc import use_few_arenas
 from nodeagent.node.address import AddressError, NodeAddress
 from nodeagent.node.facts import Machine
 from nodeagent.node.keeper import NodeKeeper, Sources
-from nodeagent.node.pressure import Pressure, victims
+from nodeagent.node.pressure import DISK, MEMORY, Pressure, victims
 from nodeagent.node.settings import NodeSettings, kubelet_version
 from nodeagent.node.signals import PressureWatch
 from nodeagent.podhalf import PodHalf, make_host
@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 FACTS = 60.0
 """Seconds between two readings of Docker's facts and images."""
+FAREWELL = 5.0
+"""Seconds that Docker gets, when the agent ends, for the calls that are under way."""
+MOST_EVICTION = 30
+"""Seconds that a pod that was given up gets to free what is scarce (the kubelet's)."""
 RETRY = 1.0
 """Seconds between two tries while Docker or the address cannot be had."""
 
@@ -70,7 +74,10 @@ class NodeAgentApp:
         self.client = None if kube is None else KubeClient(kube, user_agent=self._user_agent)
         servers = () if kube is None else kube.servers
         socket_path = config.docker_socket(settings)
-        self.engine = DockerEngine(f"unix://{socket_path}", metrics=self._kubelet)
+        self.engine = DockerEngine(
+            f"unix://{socket_path}", metrics=self._kubelet,
+            change=settings["runtime-request-timeout"],
+        )  # fmt: skip
         self.info: EngineInfo | None = None
         self._images: tuple[Image, ...] = ()
         self._engine_trouble = "Docker was not reached yet"
@@ -198,14 +205,19 @@ class NodeAgentApp:
             await self._close()
 
     async def _close(self) -> None:
-        if self.pods is not None:
-            await self.pods.close()
+        closing = asyncio.create_task(self._close_pods())
+        await asyncio.wait([closing], timeout=FAREWELL)
         with contextlib.suppress(TimeoutError):
             await self.recorder.drain(1.0)
         await self.server.close()
         if self.client is not None:
             await self.client.close()
         await self.engine.close()
+        await closing
+
+    async def _close_pods(self) -> None:
+        if self.pods is not None:
+            await self.pods.close()
 
     async def _tick(self) -> None:
         while True:
@@ -278,19 +290,29 @@ class NodeAgentApp:
                 await self._evict(self.pods)
 
     async def _evict(self, pods: PodHalf) -> None:
-        """Give up one pod for what is scarce; the next look shows whether that was enough."""
+        """Give up unused images, or one pod, for what is scarce; the next look shows whether that
+        was enough."""
         breach = self.pressure.breaches[0]
+        if breach.condition == DISK and await pods.image_gc.reclaim():
+            return
         usage: dict[str, int] = {}
-        with contextlib.suppress(NodeAgentError):
-            for pod in (await self.server.stats.sample()).pods:
-                usage[pod.uid] = sum(one.usage.working_set for one in pod.containers)
+        if breach.condition == MEMORY:
+            with contextlib.suppress(NodeAgentError):
+                for pod in (await self.server.stats.sample()).pods:
+                    usage[pod.uid] = sum(one.usage.working_set for one in pod.containers)
         candidates = [
             (worker.pod, usage.get(uid, 0))
             for uid, worker in pods.manager.workers.items()
             if worker.mode == "run" and not worker.orphan
         ]
         for uid in victims(breach.threshold.signal, candidates)[:1]:
-            pods.manager.workers[uid].give_up("Evicted", breach.text)
+            worker = pods.manager.workers[uid]
+            # A threshold without a grace period leaves the pods none either (kubelet).
+            worker.give_up("Evicted", breach.text, most_grace=0)
+            for _ in range(MOST_EVICTION):
+                if not pods.runs(uid):
+                    break
+                await asyncio.sleep(1.0)
 
 
 class AppParts:

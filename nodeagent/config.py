@@ -47,8 +47,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("pod-manifest-path", text, "", "the same", "PATH"),
     Option(
-        "file-check-frequency", duration, 20.0, "how often manifests are looked at besides being "
-        "watched", "TIME",
+        "file-check-frequency", texts.period, 20.0, "how often manifests are looked at besides "
+        "being watched", "TIME",
     ),
     Option(
         "api-servers", comma_list, (), "URLs of the Kubernetes API server, separated by commas; "
@@ -75,7 +75,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("node-labels", texts.labels, (), "labels of the Node object", "LABELS", repeat=True),
     Option(
-        "node-status-update-frequency", duration, 10.0, "time between two signs of life", "TIME"
+        "node-status-update-frequency", texts.period, 10.0, "time between two signs of life",
+        "TIME",
     ),
     Option("max-pods", integer(1, 10_000), 110, "pods that this node takes", "NUMBER"),
     Option(
@@ -101,7 +102,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("container-runtime-endpoint", texts.runtime_socket, "", "the same", "SOCKET"),
     Option(
-        "runtime-request-timeout", duration, 120.0, "how long Docker has for one request", "TIME"
+        "runtime-request-timeout", texts.period, 120.0, "how long Docker has to carry out one "
+        "request", "TIME",
     ),
     Option(
         "pod-infra-container-image", text, "", "image of the container that holds a pod's "
@@ -125,8 +127,6 @@ OPTIONS: tuple[Option, ...] = (
     Option("container-backoff-first", duration, 10.0, "pause before a container that fails is "
            "started again; it doubles each time", "TIME"),
     Option("container-backoff-max", duration, 300.0, "longest such pause", "TIME"),
-    Option("sync-frequency", duration, 60.0, "how often a pod is looked at when nothing happens",
-           "TIME"),
     Option("cluster-dns", texts.addresses, (), "addresses of the cluster's DNS service",
            "ADDRESSES", repeat=True),
     Option("cluster-domain", texts.domain, "cluster.local", "domain of the cluster's names",

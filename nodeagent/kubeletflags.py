@@ -105,6 +105,7 @@ _UNUSED: tuple[tuple[str, str, str], ...] = (
         "nodeagent watches the API server, at no set rate",
         "kube-api-qps kube-api-burst kube-api-content-type http-check-frequency", "",
     ),
+    ("pods are looked at when something happens, and once a minute", "sync-frequency", ""),
     ("pulls are bounded by --max-parallel-image-pulls", "registry-qps registry-burst", ""),
     ("a pull goes on as long as it makes progress", "image-pull-progress-deadline", ""),
     ("nodeagent has no such gates", "feature-gates show-hidden-metrics-for-version", ""),

@@ -217,7 +217,9 @@ class PodHalf:
             else:
                 self.statuses.observed(item.pod)
         if uid and item is not None:
-            self._first_seen.setdefault(uid, time.monotonic())
+            # One that runs was begun already, by a former agent maybe.
+            if item.pod.status.get("phase") in {None, "", "Pending"}:
+                self._first_seen.setdefault(uid, time.monotonic())
         elif uid:
             self._first_seen.pop(uid, None)
         if self.mirrors is not None and (item is None or item.pod.is_mirror):
@@ -364,10 +366,13 @@ class PodHalf:
             worker.give_up("Evicted", "; ".join(one.message for one in exceeded))
 
     def running(self) -> list[tuple[Pod, PodSeen]]:
-        """All pods with their containers."""
-        return [
-            (worker.pod, self.observer.pod(uid)) for uid, worker in self.manager.workers.items()
-        ]
+        """All pods with their containers; of several of a name the one that is wanted first."""
+        workers = sorted(self.manager.workers.items(), key=lambda one: one[1].mode == "remove")
+        return [(worker.pod, self.observer.pod(uid)) for uid, worker in workers]
+
+    def runs(self, uid: str) -> bool:
+        """Whether a container of the pod runs."""
+        return any(one.running for one in self.observer.pod(uid).everything)
 
     async def close(self) -> None:
         """Let go of everything; containers go on running."""

@@ -3,7 +3,7 @@
 import re
 from ipaddress import IPv4Address, ip_address
 
-from hostkit.config import comma_list
+from hostkit.config import comma_list, duration
 
 # RFC 1123 as k8s.io/apimachinery/pkg/util/validation applies it.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -12,6 +12,15 @@ _SIZE = re.compile(r"([0-9]+)(Ki|Mi|Gi|k|K|m|M|g|G)?")
 _SIZE_UNITS = {
     "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "m": 10**6, "g": 10**9,
 }  # fmt: skip
+
+
+def period(value: str) -> float:
+    """A time of at least a second: what is done that often, or has that long, would otherwise
+    keep the host busy or never be done."""
+    seconds = duration(value)
+    if seconds < 1:
+        raise ValueError("use a time of 1s or more")
+    return seconds
 
 
 def address(value: str) -> str:

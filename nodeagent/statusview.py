@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.podhalf import PodHalf
+from nodeagent.pods.containerstatus import dict_of, dicts_of
 from nodeagent.pods.worker import PodWorker
 
 if TYPE_CHECKING:
@@ -54,14 +55,9 @@ def _pods(half: PodHalf) -> list[Json]:
 
 def _pod(worker: PodWorker) -> Json:
     status = worker.status
-    containers = [
-        _container(entry)
-        for entry in (
-            *status.get("initContainerStatuses", ()),
-            *status.get("containerStatuses", ()),
-        )
-    ]
-    apps = status.get("containerStatuses", ())
+    # Before a pod was looked at, its status is what the API server has, of any type.
+    apps = dicts_of(status.get("containerStatuses"))
+    entries = [*dicts_of(status.get("initContainerStatuses")), *apps]
     ready = sum(bool(entry.get("ready")) for entry in apps)
     wanted = len(worker.pod.spec.containers)
     phase = "Terminating" if worker.mode == "remove" else str(status.get("phase") or "Pending")
@@ -72,25 +68,30 @@ def _pod(worker: PodWorker) -> Json:
         "source": "file" if worker.pod.is_static else "api",
         "phase": phase,
         "ready": f"{ready}/{wanted}",
-        "restarts": sum(int(entry.get("restartCount") or 0) for entry in apps),
+        "restarts": sum(_count(entry) for entry in apps),
         "address": str(status.get("podIP") or ""),
         "message": str(status.get("message") or ""),
         "started": _unix(str(status.get("startTime") or "")),
-        "containers": containers,
+        "containers": [_container(entry) for entry in entries],
     }
 
 
 def _container(entry: Json) -> Json:
-    state = entry.get("state") or {}
+    state = dict_of(entry.get("state"))
     kind = next(iter(state), "waiting")
-    detail = state.get(kind) or {}
+    detail = dict_of(state.get(kind))
     return {
         "name": entry.get("name", ""),
         "state": kind,
         "reason": str(detail.get("reason") or ""),
         "message": str(detail.get("message") or ""),
-        "restarts": int(entry.get("restartCount") or 0),
+        "restarts": _count(entry),
     }
+
+
+def _count(entry: Json) -> int:
+    count = entry.get("restartCount")
+    return count if isinstance(count, int) else 0
 
 
 def _unix(text: str) -> float | None:

@@ -1,10 +1,13 @@
 """Who may do what: everybody everything. Tokens that serve to try out clients, and their reviews.
 
 ``authentication.k8s.io/v1`` TokenRequest and TokenReview, ``authorization.k8s.io/v1``
-SubjectAccessReview. Only the token that this server shows to nodes is known to the review.
+SubjectAccessReview. Known to the review are the token that this server shows to nodes and those
+that it gave out itself since its start.
 """
 
+import math
 import secrets
+from collections.abc import Callable
 
 from lab.api.kinds import POD, SERVICE_ACCOUNT, Kind
 from lab.api.mirror import Mirror
@@ -21,20 +24,45 @@ SHORTEST = 600
 """Seconds that a token is valid for at least (Kubernetes' limit)."""
 
 
-def review(kind: Kind, body: Json, token: str) -> Json:
-    """The answer to a review of *kind*; *token* is the one that is known."""
+_OWN_USER: Json = {
+    "username": "kube-apiserver", "groups": ["system:masters", "system:authenticated"]
+}  # fmt: skip
+
+
+class Tokens:
+    """Whose each token is: *own* is the server's, the others are those it gave out; *clock* is
+    Unix seconds."""
+
+    def __init__(self, own: str, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._users: dict[str, tuple[Json, float]] = {own: (_OWN_USER, math.inf)}
+
+    def issue(self, user: Json, until: float) -> str:
+        """A new token of *user*, which is valid *until* then."""
+        self._users = {one: it for one, it in self._users.items() if it[1] > self.clock()}
+        token = f"lab.{secrets.token_urlsafe(24)}"
+        self._users[token] = user, until
+        return token
+
+    def user(self, token: str) -> Json | None:
+        """Whose *token* is, None when it is nobody's."""
+        user, until = self._users.get(token, ({}, -math.inf))
+        return user if until > self.clock() else None
+
+
+def review(kind: Kind, body: Json, tokens: Tokens) -> Json:
+    """The answer to a review of *kind*."""
     asked, _ = conform(kind, body)
     status: Json = {"allowed": True}
     if kind is _TOKEN_REVIEW:
-        known = secrets.compare_digest((path(asked, "spec.token") or "").encode(), token.encode())
-        user = {"username": "kube-apiserver", "groups": ["system:masters", "system:authenticated"]}
-        status = {"authenticated": True, "user": user} if known else {"user": {}}
-        if known and (audiences := path(asked, "spec.audiences")):
+        user = tokens.user(path(asked, "spec.token") or "")
+        status = {"user": {}} if user is None else {"authenticated": True, "user": user}
+        if user is not None and (audiences := path(asked, "spec.audiences")):
             status["audiences"] = audiences
     return {**asked, "apiVersion": kind.api_version, "kind": kind.name, "status": status}
 
 
-def request_token(mirror: Mirror, namespace: str, name: str, body: Json, now: float) -> Json:
+def request_token(mirror: Mirror, tokens: Tokens, namespace: str, name: str, body: Json) -> Json:
     """A TokenRequest with a token for a service account.
 
     Raises 404, 409 for another pod of the name, 422 for a time that is too short.
@@ -60,13 +88,21 @@ def request_token(mirror: Mirror, namespace: str, name: str, body: Json, now: fl
                 f"UID in record. The object might have been deleted and then recreated"
             )
             raise conflict(POD, str(bound["name"]), text)
+    account = mirror.shelves[SERVICE_ACCOUNT].items[namespace, name]
+    now = tokens.clock()
+    user = {
+        "username": f"system:serviceaccount:{namespace}:{name}",
+        "uid": path(account.obj(), "metadata.uid"),
+        "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}",
+                   "system:authenticated"],
+    }  # fmt: skip
     return {
         "apiVersion": TOKEN_REQUEST.api_version, "kind": TOKEN_REQUEST.name,
         "metadata": {"name": name, "namespace": namespace, "creationTimestamp": timestamp(now)},
         "spec": {"audiences": ["https://kubernetes.default.svc"], **part(asked, "spec"),
                  "expirationSeconds": seconds},
         "status": {
-            "token": f"lab.{secrets.token_urlsafe(24)}",
+            "token": tokens.issue(user, now + seconds),
             "expirationTimestamp": timestamp(now + seconds),
         },
     }  # fmt: skip

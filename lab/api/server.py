@@ -104,8 +104,9 @@ class Server:
         self._faults = faults or Faults(registry.mirror)
         self._clock = clock
         self._bookmarks = bookmarks
-        self._token = token or secrets.token_urlsafe(32)
-        self._logs = PodLogs(self._token)
+        own = token or secrets.token_urlsafe(32)
+        self._tokens = reviews.Tokens(own, clock)
+        self._logs = PodLogs(own)
         self._closing = asyncio.Event()
         self._documents = {
             url: json.dumps(document).encode() for url, document in discovery.documents().items()
@@ -157,7 +158,7 @@ class Server:
             return web.Response(body=document, headers=_JSON_HEADERS)
         if request.method == "POST" and (asked := reviews.REVIEWS.get(request.path)):
             body = _decode(await request.read(), request.content_type)
-            return _json(reviews.review(asked, body, self._token), 201)
+            return _json(reviews.review(asked, body, self._tokens), 201)
         target = Target.parse(request.path)
         if target.sub in STREAMS:
             text = f"pods/{target.sub} is not supported by the lab's API server"
@@ -269,7 +270,7 @@ class Server:
             return _json({**discovery.SUCCESS, "code": 201}, 201)
         if target.sub == "token":
             made = reviews.request_token(
-                self._registry.mirror, target.namespace, target.name, body, self._clock()
+                self._registry.mirror, self._tokens, target.namespace, target.name, body
             )
             return _json(made, 201)
         _check_type(target.kind, body)

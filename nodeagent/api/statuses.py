@@ -7,7 +7,7 @@ Invariants:
 
 * ``put`` never waits, and a status that says nothing new costs no request;
 * an object has one write under way at most, and each write is of the newest status;
-* after a write whose fate is not known everything is sent again;
+* after a write whose fate is not known the server is asked what it has;
 * another object of the same name is never written to: each patch names the UID;
 * who overwrites what is ours is corrected, at once at first, then ever more slowly.
 """
@@ -224,15 +224,15 @@ class StatusWriter:
             entry.calming = delay
         entry.dirty = True
         if entry.task is None:
-            if self._body(entry) is None:
+            if entry.known is not None and self._body(entry, entry.known) is None:
                 entry.dirty = False
                 return
             entry.settled.clear()
             entry.wake.clear()
             entry.task = asyncio.create_task(self._write(entry))
 
-    def _body(self, entry: _Entry) -> dict[str, Any] | None:
-        return patch(entry.pod.uid, entry.known, entry.wanted, self._without)
+    def _body(self, entry: _Entry, known: Mapping[str, Any]) -> dict[str, Any] | None:
+        return patch(entry.pod.uid, known, entry.wanted, self._without)
 
     async def _write(self, entry: _Entry) -> None:
         """Send what is wanted until the server has it."""
@@ -257,12 +257,17 @@ class StatusWriter:
         try:
             async with self._writing:
                 entry.settled.clear()
+                if entry.known is None:
+                    await self._reread(entry)
+                known, entry.known = entry.known, None
+                if known is None:
+                    return entry.gone
                 entry.dirty = False
-                body = self._body(entry)
+                body = self._body(entry, known)
                 if body is None:
+                    entry.known = known
                     return True
                 wanted, since = entry.wanted, entry.since
-                known, entry.known = entry.known, None
                 data = await self._client.request(
                     "PATCH", f"{_path(entry.pod)}/status", body=msgspec.json.encode(body),
                     content_type=STRATEGIC, deadline=self._deadline,
@@ -277,7 +282,7 @@ class StatusWriter:
         except ApiError as error:
             if error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 entry.known = known
-            return await self._refused(entry, error)
+            return await self._refused(entry, error, wanted)
         self._results.labels("written").inc()
         self._latency.observe(max(0.0, self._clock() - since))
         self._written(entry, wanted, data)
@@ -296,8 +301,8 @@ class StatusWriter:
         if seen is not None:
             self._judge(entry, seen)
 
-    async def _refused(self, entry: _Entry, error: ApiError) -> bool:
-        """Decide what a refusal means; False when the write has to be tried again."""
+    async def _refused(self, entry: _Entry, error: ApiError, sent: Mapping[str, Any]) -> bool:
+        """Decide what the refusal of *sent* means; False when the write has to be tried again."""
         entry.dirty = True
         if name := unknown_field(error.message):
             if name in self._without:
@@ -309,31 +314,33 @@ class StatusWriter:
             self._lose(entry)
             return True
         if isinstance(error, Conflict):
-            return await self._reread(entry)
+            await self._reread(entry)
+            return entry.gone
         entry.settled.set()
         self._results.labels("refused").inc()
         self._problems.set(f"status of pod {entry.pod.key}", f"it cannot be written: {error}")
         if error.status in _HOPELESS:
-            entry.dirty = False
+            # What has come meanwhile may please the server better.
+            entry.dirty = entry.wanted is not sent
             return True
         return False
 
-    async def _reread(self, entry: _Entry) -> bool:
-        """A conflict: another pod of this name, or one that was changed at the same time."""
+    async def _reread(self, entry: _Entry) -> None:
+        """Ask what the server has; there may be another pod of this name by now."""
         try:
             found = _answer.decode(await self._client.get(_path(entry.pod)))
         except NotFound:
             self._lose(entry)
-            return True
         except (KubeError, msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            if isinstance(error, ApiError):
+                entry.settled.set()
             log.debug("pod %s not read: %s", entry.pod.key, error)
-            return False
-        if found.metadata.uid != entry.pod.uid:
-            self._lose(entry)
-            return True
-        entry.known = found.status
-        entry.version = max(entry.version, _number(found.metadata.resource_version))
-        return False
+        else:
+            if found.metadata.uid != entry.pod.uid:
+                self._lose(entry)
+                return
+            entry.known = found.status
+            entry.version = max(entry.version, _number(found.metadata.resource_version))
 
     def _lose(self, entry: _Entry) -> None:
         """The object is not there any more; nothing is written until the watch shows it again."""
@@ -350,7 +357,7 @@ class StatusWriter:
         is_foreign = entry.known is not None and not same(entry.known, pod.status)
         entry.version, entry.gone, entry.known = version, False, pod.status
         # What the server left out of our last write is no reason to send it again.
-        if not (is_back or is_foreign) or not entry.wanted or self._body(entry) is None:
+        if not (is_back or is_foreign) or not entry.wanted or self._body(entry, pod.status) is None:
             return
         if not is_foreign:
             self._want(entry)

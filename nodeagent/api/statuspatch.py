@@ -24,28 +24,26 @@ _NO_FIELD = re.compile(r'json field "(\w+)"')
 
 
 def patch(
-    uid: str, known: Mapping[str, Any] | None, wanted: Mapping[str, Any],
-    without: Collection[str] = (),
-) -> Json | None:  # fmt: skip
+    uid: str, known: Mapping[str, Any], wanted: Mapping[str, Any], without: Collection[str] = ()
+) -> Json | None:
     """The patch that makes *known* say what *wanted* says, None when it does.
 
-    *known* is None when it is not sure what the server has: then all is sent. Fields in
-    *without* are left out. A pod that has ended stays so: no patch takes it out of its phase.
+    Fields in *without* are left out. A pod that has ended stays so: no patch takes it out of its
+    phase.
     """
-    ended = known is not None and text_of(known.get("phase")) in FINAL
-    if ended and wanted.get("phase") not in FINAL:
+    if text_of(known.get("phase")) in FINAL and wanted.get("phase") not in FINAL:
         return None
     status: Json = {}
     for name in OWNED:
         if name in without:
             continue
-        value, old = wanted.get(name), None if known is None else _plain(known.get(name))
-        if known is not None and _plain(value) == old:
+        value, old = wanted.get(name), _plain(known.get(name))
+        if _plain(value) == old:
             continue
-        status[name] = (
-            [*value, {"$patch": "replace"}] if value and name in _MERGED else value or None
-        )
-    if known is not None and "qosClass" in wanted and not known.get("qosClass"):
+        # Where there is no such list yet, API servers take a directive for one of its items.
+        merges = bool(value and old) and name in _MERGED
+        status[name] = [*(value or ()), {"$patch": "replace"}] if merges else value or None
+    if "qosClass" in wanted and not known.get("qosClass"):
         status["qosClass"] = wanted["qosClass"]
     conditions = _conditions(known, wanted)
     if conditions:
@@ -66,15 +64,13 @@ def unknown_field(message: str) -> str:
     return found[1] if found and found[1] in OWNED else ""
 
 
-def _conditions(known: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> list[Json]:
-    old = {} if known is None else _ours(known)
+def _conditions(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Json]:
+    old = _ours(known)
     found = []
     for kind, condition in _ours(wanted).items():
         before = old.get(kind, {})
-        if known is not None and before == condition:
-            continue
-        gone = {"reason", "message"} if known is None else before.keys()
-        found.append(dict.fromkeys(sorted(gone)) | condition)
+        if before != condition:
+            found.append(dict.fromkeys(sorted(before)) | condition)
     return found
 
 

@@ -83,7 +83,8 @@ def _client(base_url: str, version: str, timeout: float) -> Any:
 class DockerEngine:
     """``Engine`` by a Docker daemon at *base_url* (``unix://`` or ``tcp://``).
 
-    *starts* is how many changes of containers run at once. *connect* makes the SDK's client.
+    *starts* is how many changes of containers run at once, *change* for how many seconds Docker
+    may carry one out. *connect* makes the SDK's client.
     """
 
     def __init__(
@@ -92,11 +93,13 @@ class DockerEngine:
         *,
         metrics: Metrics,
         starts: int = 4,
+        change: float = CHANGE,
         clock: Callable[[], float] = time.monotonic,
         connect: Callable[[str, str, float], Any] = connect,
     ) -> None:
         self._base_url = base_url
         self._connect = connect
+        self._within = change
         self._clock = clock
         self._agreed = ""
         self._clients: dict[float, Any] = {}
@@ -110,6 +113,7 @@ class DockerEngine:
         self._pulling = Lane("pull", 8)
         self._reading = Lane("stats", 4)
         self._streams: set[Pump[Any]] = set()
+        self._let_go = asyncio.Event()
         kind = "operation_type"
         self._operations = metrics.counter("runtime_operations", "Calls to Docker.", kind)
         self._errors = metrics.counter("runtime_operations_errors", "Calls that failed.", kind)
@@ -182,7 +186,7 @@ class DockerEngine:
                     "exec_sync",
                     self._commanding,
                     lambda c: calls.execute(c, container, argv, grip, limit, note),
-                    CHANGE,
+                    self._within,
                     wait=False,
                 )
         except (TimeoutError, asyncio.CancelledError):
@@ -304,15 +308,16 @@ class DockerEngine:
     async def remove_image(self, image: str) -> None:
         """As ``Engine.remove_image``."""
         await self._run(
-            "remove_image", self._tidying, lambda c: calls.remove_image(c, image), CHANGE
+            "remove_image", self._tidying, lambda c: calls.remove_image(c, image), self._within
         )
 
     async def load_image(self, data: bytes) -> None:
         """Load an archive in the form of ``docker save``."""
-        await self._run("load_image", self._tidying, lambda c: calls.load(c, data), CHANGE)
+        await self._run("load_image", self._tidying, lambda c: calls.load(c, data), self._within)
 
     async def close(self) -> None:
-        """End streams and take no more calls; does not wait for calls that hang."""
+        """End streams and take no more calls; nobody waits for calls that hang any more."""
+        self._let_go.set()
         for pump in tuple(self._streams):
             pump.close()
         for lane in self._lanes:
@@ -334,7 +339,7 @@ class DockerEngine:
         return await self._run(kind, lane, work, LOOK, wait=False)
 
     async def _change(self, kind: str, work: Callable[[Any], T]) -> T:
-        return await self._run(kind, self._changing, work, CHANGE)
+        return await self._run(kind, self._changing, work, self._within)
 
     async def _run(
         self, kind: str, lane: Lane, work: Callable[[Any], T], within: float, *, wait: bool = True
@@ -345,7 +350,7 @@ class DockerEngine:
 
         with self._counted(kind):
             try:
-                return await finished(lane.submit(call), wait=wait)
+                return await finished(lane.submit(call), wait=wait, let_go=self._let_go)
             except EngineError as error:
                 # After a daemon was up- or downgraded: "client version 1.41 is too old. ...".
                 if error.status == 400 and "client version" in str(error):

@@ -77,7 +77,8 @@ class ImageGC:
         self._unused = unused_since(images, self._in_use(), self._unused, now)
         if usage < self._marks.high or self._marks.high == 100:
             return
-        problems = await self._remove(root, plan(images, self._unused, usage, now, self._marks))
+        ids = plan(images, self._unused, usage, now, self._marks)
+        _, problems = await self._remove(root, ids, self._marks.low)
         usage = self._usage(root)
         young = any(now - since < self._marks.age for since in self._unused.values())
         if usage > self._marks.low and not young:
@@ -88,12 +89,34 @@ class ImageGC:
                 f"{why}: free space there down to {self._marks.low} %",
             )
 
-    async def _remove(self, root: str, ids: Iterable[str]) -> list[str]:
-        """Remove until the low mark is reached; why some could not be."""
+    async def reclaim(self) -> bool:
+        """Remove all images that were unused for long enough, whatever the marks; whether any went.
+
+        For a node under pressure, before pods have to go. A high mark of 100 forbids it.
+        """
+        if self._marks.high == 100:
+            return False
+        try:
+            root = (await self._engine.info()).root
+            images = await self._engine.images()
+            now = self._clock()
+            self._unused = unused_since(images, self._in_use(), self._unused, now)
+            ids = plan(images, self._unused, 100.0, now, self._marks)
+            removed, problems = await self._remove(root, ids, 0)
+        except (EngineError, OSError) as error:
+            log.warning("unused images cannot be removed: %s", error)
+            return False
+        for problem in problems:
+            log.warning("%s", problem)
+        return bool(removed)
+
+    async def _remove(self, root: str, ids: Iterable[str], low: int) -> tuple[int, list[str]]:
+        """Remove until the mark *low* is reached; how many went, and why some could not."""
+        removed = 0
         problems = []
         for one in ids:
             # Images share layers: only the disk tells what a removal has brought.
-            if self._usage(root) <= self._marks.low:
+            if self._usage(root) <= low:
                 break
             if one in set(self._in_use()):
                 continue
@@ -104,9 +127,10 @@ class ImageGC:
             except EngineError as error:
                 problems.append(f"image {one[:19]} cannot be removed: {error}")
             else:
+                removed += 1
                 self._unused.pop(one, None)
                 log.info("removed the unused image %s: the disk of %s is full", one, root)
-        return problems
+        return removed, problems
 
     def _usage(self, root: str) -> float:
         disk = self._statvfs(root)

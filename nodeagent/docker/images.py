@@ -67,7 +67,7 @@ class Images:
     ) -> Image:
         """The image of *container*, pulled if its policy asks for that.
 
-        Raises PodError with the reason InvalidImageName (final), ErrImageNeverPull or
+        Raises PodError with the reason InvalidImageName, ErrImageNeverPull or
         ErrImagePull, and EngineError when Docker cannot tell what is here.
         """
         wanted = self._parsed(pod, container)
@@ -89,7 +89,8 @@ class Images:
             return parse(container.image)
         except ValueError as error:
             self._record(pod, container, "InspectFailed", str(error), warning=True)
-            raise PodError("InvalidImageName", str(error), final=True) from error
+            # Not final: of a bound pod, images are what the API server lets people change.
+            raise PodError("InvalidImageName", str(error)) from error
 
     async def _pulled(
         self,

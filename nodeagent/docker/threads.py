@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from nodeagent.errors import EngineUnavailable
 
@@ -99,11 +99,11 @@ def spawn(work: Callable[[], None], name: str) -> None:
     threading.Thread(target=work, name=name, daemon=True).start()
 
 
-async def finished(future: "Future[T]", *, wait: bool) -> T:
+async def finished(future: "Future[T]", *, wait: bool, let_go: "asyncio.Event | None" = None) -> T:
     """The result of a lane's *future*.
 
     A cancellation takes back a call that no thread has taken. With *wait* it is otherwise held
-    back until the call has ended; without, the call is left alone.
+    back until the call has ended, or *let_go* is set; without, the call is left alone.
     """
     waiter = asyncio.wrap_future(future)
     try:
@@ -111,12 +111,18 @@ async def finished(future: "Future[T]", *, wait: bool) -> T:
     except asyncio.CancelledError:
         waiter.add_done_callback(_heard)
         if not future.cancel() and wait:
-            while not waiter.done():
-                try:
-                    await asyncio.wait([waiter])
-                except asyncio.CancelledError:
-                    continue
+            await _held_back(waiter, let_go or asyncio.Event())
         raise
+
+
+async def _held_back(waiter: "asyncio.Future[T]", let_go: asyncio.Event) -> None:
+    """Wait for one of both, whoever cancels."""
+    gone = asyncio.ensure_future(let_go.wait())
+    both: tuple[asyncio.Future[Any], ...] = (waiter, gone)
+    while not waiter.done() and not let_go.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    gone.cancel()
 
 
 def _heard(waiter: "asyncio.Future[T]") -> None:

@@ -158,9 +158,9 @@ class View:
     ) -> tuple[Json, Json]:
         """State and last termination of a container that Docker shows."""
         if newest.running:
-            state: Json = {
-                "running": {"startedAt": api_time(newest.started_at or newest.created_at)}
-            }
+            # A line of Docker's list does not tell it, and API servers refuse an empty time.
+            started = api_time(newest.started_at or newest.created_at)
+            state: Json = {"running": {"startedAt": started} if started else {}}
             return state, self._last(newest, older, note, before)
         known = (_termination(before), _termination(before, "lastState"))
         end = _end_of(newest, note.message, known)

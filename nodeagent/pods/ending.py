@@ -76,15 +76,19 @@ class Ending:
     async def _until_heard(self, hook: Awaitable[None]) -> None:
         """Wait for *hook*, but not past the deadline nor the container's end."""
         task = asyncio.ensure_future(hook)
-        while not task.done() and self._left() > 0 and self._runs():
-            self._heard.clear()
-            heard = asyncio.create_task(self._heard.wait())
-            await asyncio.wait(
-                {task, heard}, timeout=self._left(), return_when=asyncio.FIRST_COMPLETED
-            )
+        heard = asyncio.create_task(self._heard.wait())
+        try:
+            while not task.done() and self._left() > 0 and self._runs():
+                await asyncio.wait(
+                    {task, heard}, timeout=self._left(), return_when=asyncio.FIRST_COMPLETED
+                )
+                if heard.done():
+                    self._heard.clear()
+                    heard = asyncio.create_task(self._heard.wait())
+        finally:
+            task.cancel()
             heard.cancel()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            await asyncio.gather(task, heard, return_exceptions=True)
 
     async def _wait_for_end(self) -> None:
         while self._runs() and self._left() > 0:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,30 @@ log = logging.getLogger(__name__)
 HOOK_LIMIT = 600.0
 """Seconds that a postStart hook may take: Kubernetes sets none, but nothing may hang for ever."""
 
+_TOLD = frozenset({"ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
+_FAILED = frozenset(
+    {"RunContainerError", "CreateContainerError", "CreateContainerConfigError",
+     "ContainerRuntimeError"}
+)  # fmt: skip
+
+
+def event_reason(error: PodError) -> str:
+    """The reason of the event about a start that failed; "" when there was one already.
+
+    People filter on Failed, which is the kubelet's for what is wrong with a container.
+    """
+    if error.reason in _TOLD:
+        return ""
+    return "Failed" if error.reason in _FAILED else error.reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """An image on its way for a container whose ``hash`` was that."""
+
+    hash: str
+    task: "asyncio.Task[Image]"
+
 
 class Launcher:
     """Starts the containers of one pod."""
@@ -46,7 +71,7 @@ class Launcher:
         self._prepared = False
         self._cgroup: str | None = None
         self.digests: dict[str, str] = {}
-        self._fetching: dict[str, asyncio.Task[Image]] = {}
+        self._fetching: dict[str, _Fetch] = {}
 
     async def sandbox(self, pod: Pod, start: Start, first: Sequence[Container]) -> None:
         """Start the sandbox; meanwhile the images of the *first* containers are fetched."""
@@ -66,13 +91,25 @@ class Launcher:
             await self._replace(start)
             made = await self._create(container_name(pod, SANDBOX, start.attempt), config)
             await self._start(made, "FailedCreatePodSandBox")
+        except asyncio.CancelledError:
+            ahead.cancel()
+            raise
         finally:
             # Its error is told by the start of the container that needs it.
             await asyncio.gather(ahead, return_exceptions=True)
 
-    def _fetch(self, pod: Pod, container: Container) -> None:
-        if container.name not in self._fetching:
-            self._fetching[container.name] = asyncio.create_task(self._image(pod, container))
+    def _fetch(self, pod: Pod, container: Container) -> "asyncio.Task[Image]":
+        """The image on its way; one of a former spec is given up."""
+        fetch = self._fetching.get(container.name)
+        if fetch is not None and fetch.hash == container.hash:
+            return fetch.task
+        if fetch is not None:
+            fetch.task.cancel()
+        task = asyncio.create_task(self._image(pod, container))
+        # Nobody may come to ask for it.
+        task.add_done_callback(lambda one: one.cancelled() or one.exception())
+        self._fetching[container.name] = _Fetch(container.hash, task)
+        return task
 
     async def _image(self, pod: Pod, container: Container) -> Image:
         return await self._parts.images.ensure(pod, container, await self._pull_secrets(pod))
@@ -109,14 +146,13 @@ class Launcher:
         self, pod: Pod, container: Container, start: Start, sandbox: Seen, address: str
     ) -> None:
         """Start one instance of *container* and run its postStart hook; raises PodError."""
-        self._fetch(pod, container)
+        task = self._fetch(pod, container)
         try:
-            image = await self._fetching[container.name]
+            image = await task
         finally:
             # Asked anew for each instance: policy Always looks for a newer one.
-            task = self._fetching.pop(container.name, None)
-            if task is not None and not task.done():
-                task.cancel()
+            self._fetching.pop(container.name, None)
+            task.cancel()
         self.digests[container.name] = image.digests[0] if image.digests else ""
         check_user(pod, container, image.user)
         await self._prepare(pod)
@@ -251,11 +287,16 @@ class Launcher:
                 await self._parts.engine.kill(made, "SIGKILL")
             raise PodError("PostStartHookError", error.message) from error
 
+    def stop(self) -> None:
+        """Fetch no more ahead."""
+        for fetch in self._fetching.values():
+            fetch.task.cancel()
+
     async def close(self) -> None:
-        """Stop fetching ahead."""
-        tasks = tuple(self._fetching.values())
-        for task in tasks:
-            task.cancel()
+        """Fetch no more ahead, and wait for the end of it."""
+        self.stop()
+        tasks = [fetch.task for fetch in self._fetching.values()]
+        self._fetching.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

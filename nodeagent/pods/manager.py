@@ -95,6 +95,7 @@ class PodManager:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._given: dict[str, Pod] = {}
         self._retired: set[str] = set()
+        self._told: set[str] = set()
         self.loop = Reconciler("pods", self.step, sources=("docker",), resync=30.0)
 
     def observed(self, uid: str) -> None:
@@ -128,23 +129,44 @@ class PodManager:
             if source.listed:
                 wanted |= source.wanted()
         self._retired &= wanted.keys()
+        self._told &= wanted.keys()
         for uid, item in wanted.items():
-            worker = self.workers.get(uid)
-            if worker is None:
-                if uid not in self._retired:
-                    self._take_up(item)
-            elif worker.orphan:
-                self._replace_orphan(worker)
-            elif self._given.get(uid) is not item.pod:
-                self._given[uid] = item.pod
-                worker.update(_with_status(item.pod, worker))
+            # What is left of one whose end was confirmed is an orphan.
+            if uid not in self._retired:
+                self._see_to(uid, item)
         everything = all(source.listed for source in self._sources)
         for uid, worker in list(self.workers.items()):
             if uid not in wanted and (everything or self._source_listed(worker.pod)):
                 worker.remove()
         if everything:
-            for uid in self._observer.pods.keys() - wanted.keys() - self.workers.keys():
+            known = (wanted.keys() - self._retired) | self.workers.keys()
+            for uid in self._observer.pods.keys() - known:
                 self._begin_orphan(uid)
+
+    def _see_to(self, uid: str, item: Wanted) -> None:
+        worker = self.workers.get(uid)
+        try:
+            if worker is None:
+                self._take_up(item)
+            elif worker.orphan:
+                self._replace_orphan(worker)
+            elif self._given.get(uid) is not item.pod:
+                self._given[uid] = item.pod
+                worker.update(_with_status(item.pod, worker))
+                self._tell_of_debugging(item)
+        # A fault of ours in one pod harms no other.
+        except Exception as error:
+            log.error("pod %s: a fault in the program", item.pod.key, exc_info=error)
+
+    def _tell_of_debugging(self, item: Wanted) -> None:
+        """Debug containers come to a pod that runs, and are not for us to start."""
+        uid = item.pod.uid
+        if item.checked or uid in self._told or not item.spec().get("ephemeralContainers"):
+            return
+        self._told.add(uid)
+        for problem in problems_of(item.pod, item.spec()):
+            if "ephemeralContainers" in problem:
+                self._parts.recorder.pod(item.pod, "Warning", "UnsupportedPodSpec", problem)
 
     def _source_listed(self, pod: Pod) -> bool:
         # Sources are in the order static, API; with one source that one counts.
@@ -194,7 +216,8 @@ class PodManager:
     def _older(self, pod: Pod) -> Iterator[str]:
         """What is left of former instances of a static pod; it is on its way out."""
         for uid, worker in self.workers.items():
-            if uid != pod.uid and worker.pod.key == pod.key:
+            of_files = worker.pod.is_static or worker.orphan
+            if uid != pod.uid and worker.pod.key == pod.key and of_files:
                 yield uid
         for uid, seen in self._observer.pods.items():
             if uid == pod.uid or uid in self.workers:
@@ -248,7 +271,7 @@ class PodManager:
         if self.workers.get(uid) is worker:
             del self.workers[uid]
             self._given.pop(uid, None)
-            if not worker.pod.is_static:
+            if worker.pod.metadata.deletion_timestamp:
                 # It is not begun again before its source has heard of the end.
                 self._retired.add(uid)
         if task := self._tasks.pop(uid, None):

@@ -17,6 +17,8 @@ from nodeagent.pods.status import ContainerNote
 CONFIG_DELAYS = Delays(first=1.0, most=30.0)
 """The waits after a start that failed for a reason that others mend: an object, a volume."""
 PULLS = frozenset({"ErrImagePull"})
+START_FAILED = 128
+"""The exit code of a container that could not be started (dockershim's)."""
 
 
 def stamp(unix: float) -> str:
@@ -30,6 +32,10 @@ def read_stamp(text: str) -> float | None:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         return None
+
+
+def _containers(pod: Pod) -> tuple[Container, ...]:
+    return (*pod.spec.containers, *pod.spec.init_containers)
 
 
 class Memory:
@@ -74,16 +80,25 @@ class Memory:
         if isinstance(ended, dict) and isinstance(ended.get("exitCode"), int):
             self._ended[name] = ended["exitCode"]
 
-    def update(self, pod: Pod) -> None:
-        """The pod as it is wanted now."""
+    def update(self, pod: Pod) -> frozenset[str]:
+        """The pod as it is wanted now; the containers that are others than before.
+
+        What is known of failures is of the ones before.
+        """
+        before = {one.name: one.hash for one in _containers(self._pod)}
         self._pod = pod
+        others = frozenset(
+            one.name for one in _containers(pod) if before.get(one.name, one.hash) != one.hash
+        )
+        for name in others:
+            self._failures.pop(name, None)
+            for backoffs in (self._crashes, self._pulls, self._configs):
+                backoffs.succeeded(name)
+        return others
 
     def container(self, name: str) -> Container | None:
         """The container *name* as wanted."""
-        for container in (*self._pod.spec.containers, *self._pod.spec.init_containers):
-            if container.name == name:
-                return container
-        return None
+        return next((one for one in _containers(self._pod) if one.name == name), None)
 
     def notice(self, seen: PodSeen) -> list[Seen]:
         """Record what runs and what ended; the containers whose end was not known, oldest first."""
@@ -101,7 +116,9 @@ class Memory:
                 if newest.running:
                     self._ended.pop(name, None)
                 continue
-            self._ended[name] = newest.exit_code
+            # Docker leaves 0 behind for some starts that failed.
+            failed = newest.state == "created"
+            self._ended[name] = newest.exit_code or (START_FAILED if failed else 0)
             if newest.id not in self.messages:
                 self._crashes.ended(name, newest.id, now)
                 fresh.append(newest)

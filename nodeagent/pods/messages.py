@@ -5,17 +5,23 @@ size or its bytes.
 """
 
 import asyncio
+import logging
 import os
 import stat
 from contextlib import aclosing
 from pathlib import Path
 
 from nodeagent.docker.api import Engine, LogOptions
+from nodeagent.errors import EngineError
 from nodeagent.pods.container import Container
 from nodeagent.pods.host import Host
 from nodeagent.pods.model import Pod
 from nodeagent.pods.observed import Seen
 
+log = logging.getLogger(__name__)
+
+WITHIN = 5.0
+"""Seconds that a pod waits for a message at most."""
 LIMIT = 4096
 """Bytes of one container's message (Kubernetes' documented limit)."""
 POD_LIMIT = 12 * 1024
@@ -23,6 +29,16 @@ POD_LIMIT = 12 * 1024
 LOG_BYTES = 2048
 LOG_LINES = 80
 """How much of the log stands in for an empty file: the smaller of the two (likewise)."""
+
+
+async def last_words(engine: Engine, host: Host, pod: Pod, container: Container, seen: Seen) -> str:
+    """``termination_message``, or "" when it cannot be had soon."""
+    try:
+        async with asyncio.timeout(WITHIN):
+            return await termination_message(engine, host, pod, container, seen)
+    except (TimeoutError, EngineError, OSError) as error:
+        log.debug("pod %s: no termination message: %s", pod.key, error)
+        return ""
 
 
 async def termination_message(

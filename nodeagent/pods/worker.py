@@ -5,43 +5,37 @@
     probes, back-offs -------+      |
                                     +--> status
 
-A look takes no time: starting and ending are operations beside it, so that a pod whose image is
-slow to come can be deleted at once. The end of an operation, an event, a probe or a timer leads
-to the next look. Nothing but what Docker shows decides what is there.
+A look takes no time: starting and ending are operations beside it, removing and the contents of
+volumes errands, so that a pod of which something is slow can be deleted at once. The end of an
+operation, an event, a probe or a timer leads to the next look. Nothing but what Docker shows
+decides what is there.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from hostkit.errors import HostkitError
 from hostkit.reconcile import Backoff, Reconciler
 from nodeagent.errors import EngineError, PodError
-from nodeagent.pods.ending import Ending
+from nodeagent.pods.containerstatus import FINAL, text_of
+from nodeagent.pods.endings import Endings
 from nodeagent.pods.environment import references
-from nodeagent.pods.hooks import run_hook
-from nodeagent.pods.launch import Launcher
+from nodeagent.pods.errands import Errands
+from nodeagent.pods.launch import Launcher, event_reason
 from nodeagent.pods.memory import Memory
-from nodeagent.pods.messages import termination_message
+from nodeagent.pods.messages import last_words
 from nodeagent.pods.model import Pod
 from nodeagent.pods.observed import SANDBOX, PodSeen, Seen
 from nodeagent.pods.parts import Parts
-from nodeagent.pods.plan import Kill, Mode, Plan, Start, plan
+from nodeagent.pods.plan import Mode, Plan, Start, plan
 from nodeagent.pods.status import PodNotes, build
 
 log = logging.getLogger(__name__)
 
-FINAL = frozenset({"Failed", "Succeeded"})
 REFRESH = 60.0
 """Seconds between looks at the contents of volumes that follow objects."""
-TOLD = frozenset({"ErrImagePull", "ErrImageNeverPull", "InvalidImageName"})
-"""Reasons of failures of which events were recorded where they happened."""
-FAILED = frozenset(
-    {"RunContainerError", "CreateContainerError", "CreateContainerConfigError",
-     "ContainerRuntimeError"}
-)  # fmt: skip
-"""Waiting reasons whose event has the reason Failed, which people filter on."""
 _LOOK_BACKOFF = Backoff(first=0.2, most=10.0)
 
 
@@ -75,16 +69,19 @@ class PodWorker:
         self._launcher = Launcher(parts)
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._starting: set[str] = set()
-        self._endings: dict[str, Ending] = {}
+        self._endings = Endings(parts, lambda: self._address(parts.observer.pod(pod.uid).sandbox))
+        self._most_grace: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refreshed = parts.clock()
         self._stale = False
         self._gone = False
         self._holds = False
+        self._closing = False
         self.loop = Reconciler(
             f"pod {pod.key}", self.look, tolerate=(HostkitError, OSError), backoff=_LOOK_BACKOFF,
             clock=parts.clock,
         )  # fmt: skip
+        self._errands = Errands(pod, parts, self.loop.trigger)
         self.loop.trigger()
 
     @property
@@ -92,19 +89,22 @@ class PodWorker:
         """What is wanted of the pod as a whole."""
         if self._removed or self.pod.metadata.deletion_timestamp:
             return "remove"
-        if self._given_up is not None or self.pod.status.get("phase") in FINAL:
+        if self._given_up is not None or text_of(self.pod.status.get("phase")) in FINAL:
             return "stop"
         return "run"
 
     @property
     def finished(self) -> bool:
         """Whether it has ended for good, so that it takes no room on the node."""
-        return self.mode != "run" or self.status.get("phase") in FINAL
+        return self.mode != "run" or text_of(self.status.get("phase")) in FINAL
 
     def update(self, pod: Pod) -> None:
         """The pod as it is wanted now."""
+        if _shown(pod) != _shown(self.pod):
+            self._stale = True
         self.pod = pod
-        self._memory.update(pod)
+        # What is made of a spec that is no more would be ended at once.
+        self._cancel(self._starting & self._memory.update(pod))
         if self.mode == "remove":
             self._hasten()
         self.loop.trigger()
@@ -115,17 +115,18 @@ class PodWorker:
         self._hasten()
         self.loop.trigger()
 
-    def give_up(self, reason: str, message: str) -> None:
-        """End the pod for good, with phase Failed."""
+    def give_up(self, reason: str, message: str, *, most_grace: int | None = None) -> None:
+        """End the pod for good, with phase Failed, within *most_grace* seconds if that is set."""
         if self._given_up is None and not self.finished:
             self._given_up = (reason, message)
+            self._most_grace = most_grace
+            self._hasten()
             self._parts.recorder.pod(self.pod, "Warning", reason, message)
             self.loop.trigger()
 
     def observed(self) -> None:
         """Docker shows something new of it."""
-        for ending in self._endings.values():
-            ending.heard()
+        self._endings.heard()
         self.loop.trigger()
 
     def objects_changed(self) -> None:
@@ -145,21 +146,23 @@ class PodWorker:
         """Leave the pod alone: what runs goes on running."""
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._operations.values():
+        self._closing = True
+        tasks = tuple(self._operations.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._operations.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, self._errands.close(), return_exceptions=True)
         await self._launcher.close()
+        # A worker that stopped by a fault is begun again.
+        self._closing = False
 
     async def look(self) -> None:
         """One look: notice, plan, begin, report."""
         if self._gone:
             return
         parts = self._parts
-        if self.mode == "run" and not self._holds:
-            self._holds = True
-            parts.objects.hold(self.pod, references(self.pod))
-        seen = parts.observer.pod(self.pod.uid)
-        await self._notice(seen)
+        self._hold()
+        seen = await self._notice()
+        self._endings.keep({one.id for one in seen.everything})
         if reason := self._memory.deadline_passed():
             self.give_up("DeadlineExceeded", reason)
         known = self._memory.known(frozenset(self._operations), parts.probes)
@@ -167,47 +170,62 @@ class PodWorker:
         self._begin(todo, seen)
         self._probe(seen)
         self._report(seen)
-        if self.mode == "run":
-            await self._refresh_volumes()
-        if todo.removes:
-            await self._remove(todo.removes)
-        if self.mode == "remove" and todo.gone and not self._operations:
+        self._refresh_volumes()
+        self._errands.remove(todo.removes)
+        busy = self._operations or self._errands.busy
+        if self.mode == "remove" and todo.gone and not busy:
             await self._farewell()
             return
         self._set_timer(todo)
 
-    async def _notice(self, seen: PodSeen) -> None:
-        """Take note of what ended, with its last words."""
-        for ended in self._memory.notice(seen):
-            container = self._memory.container(ended.name)
-            self._memory.messages[ended.id] = text = ""
-            if container is None:
-                continue
-            try:
-                async with asyncio.timeout(5.0):
-                    text = await termination_message(
-                        self._parts.engine, self._parts.host, self.pod, container, ended
-                    )
-            except (TimeoutError, EngineError, OSError) as error:
-                log.debug("pod %s: no termination message: %s", self.pod.key, error)
-            self._memory.messages[ended.id] = text
-            if self._memory.waits(ended.name) and self.mode == "run":
-                self._parts.recorder.pod(
-                    self.pod,
-                    "Warning",
-                    "BackOff",
-                    f"Back-off restarting failed container {ended.name}",
-                    ended.name,
-                )
+    def _hold(self) -> None:
+        """Have what it refers to followed for as long as something of it may start."""
+        wanted = self.mode == "run"
+        if wanted and not self._holds:
+            self._parts.objects.hold(self.pod, references(self.pod))
+        elif self._holds and not wanted:
+            self._parts.objects.release(self.pod.uid)
+        self._holds = wanted
+
+    async def _notice(self) -> PodSeen:
+        """Take note of what ended, with its last words; what there is after that."""
+        while fresh := self._memory.notice(seen := self._parts.observer.pod(self.pod.uid)):
+            self._memory.messages |= {ended.id: "" for ended in fresh}
+            await asyncio.gather(*map(self._last_words, fresh))
+        return seen
+
+    async def _last_words(self, ended: Seen) -> None:
+        container = self._memory.container(ended.name)
+        if container is None:
+            return
+        self._memory.messages[ended.id] = await last_words(
+            self._parts.engine, self._parts.host, self.pod, container, ended
+        )
+        if self._memory.waits(ended.name) and self.mode == "run":
+            text = f"Back-off restarting failed container {ended.name}"
+            self._parts.recorder.pod(self.pod, "Warning", "BackOff", text, ended.name)
+
+    def _cancel(self, names: Iterable[str]) -> None:
+        """Call off starts."""
+        for name in tuple(names):
+            # Once only: what follows in the operation reads what came of it.
+            self._starting.discard(name)
+            self._operations[name].cancel()
 
     def _begin(self, todo: Plan, seen: PodSeen) -> None:
         if self.mode != "run":
-            for name in tuple(self._starting):
-                # Once only: what follows in the operation reads what came of it.
-                self._starting.discard(name)
-                self._operations[name].cancel()
+            self._cancel(self._starting)
+            self._launcher.stop()
+        elif seen.sandbox is None or not seen.sandbox.running:
+            # They were to join it: the next one would wait for their images.
+            self._cancel(self._starting - {SANDBOX})
         for kill in todo.kills:
-            self._operate(kill.seen.name, self._end(kill))
+            # Of two instances of a container the other one's turn comes after.
+            if kill.seen.name not in self._operations:
+                container = self._memory.container(kill.seen.name)
+                grace = self._grace(kill.grace)
+                work = self._endings.end(self.pod, container, kill, grace)
+                self._operate(kill.seen.name, work)
         for start in todo.starts:
             if start.name == SANDBOX:
                 self._operate(SANDBOX, self._start_sandbox(start, seen), starting=True)
@@ -238,7 +256,8 @@ class PodWorker:
             self._complain(name, PodError("InternalError", text))
         finally:
             try:
-                await self._parts.observer.refresh(self.pod.uid)
+                if not self._closing:
+                    await self._parts.observer.refresh(self.pod.uid)
             except EngineError as error:
                 log.debug("pod %s: not looked at: %s", self.pod.key, error)
             finally:
@@ -251,14 +270,13 @@ class PodWorker:
         self._memory.failed(name, error)
         where = "" if name == SANDBOX else name
         text = error.message if name == SANDBOX else f"{name}: {error.message}"
-        if error.reason not in TOLD:
-            reason = "Failed" if error.reason in FAILED else error.reason
+        if reason := event_reason(error):
             self._parts.recorder.pod(self.pod, "Warning", reason, text, where)
         if error.final:
             self.give_up(error.reason, text)
 
     async def _start_sandbox(self, start: Start, seen: PodSeen) -> None:
-        if seen.sandboxes:
+        if start.attempt or seen.containers:
             self._parts.recorder.pod(
                 self.pod, "Normal", "SandboxChanged",
                 "the pod's sandbox is gone: it and the containers in it are started again",
@@ -277,74 +295,27 @@ class PodWorker:
             return self._parts.host.address
         return "" if sandbox is None else sandbox.address
 
-    async def _end(self, kill: Kill) -> None:
-        """End one instance; a second call goes on where a failed one stopped."""
-        ending = self._endings.get(kill.seen.id)
-        if ending is None:
-            ending = self._make_ending(kill)
-            self._endings[kill.seen.id] = ending
-            message = f"Stopping container {kill.seen.name}"
-            if kill.reason != "Killing":
-                message = f"{message}: {kill.message}"
-            self._parts.recorder.pod(self.pod, "Normal", "Killing", message, kill.seen.name)
-        try:
-            await ending.run()
-        except EngineError:
-            ending.failures += 1
-            await asyncio.sleep(_LOOK_BACKOFF.delay(ending.failures))
-            raise
-        self._endings.pop(kill.seen.id, None)
-
-    def _make_ending(self, kill: Kill) -> Ending:
-        seen, parts = kill.seen, self._parts
-        hook = None
-        container = self._memory.container(seen.name)
-        if container is not None and container.lifecycle.pre_stop is not None:
-            handler = container.lifecycle.pre_stop
-
-            async def hook(limit: float) -> None:
-                address = self._address(parts.observer.pod(self.pod.uid).sandbox)
-                try:
-                    await run_hook(
-                        handler, self.pod, container, seen, address, parts.engine, timeout=limit
-                    )
-                except PodError as error:
-                    parts.recorder.pod(
-                        self.pod, "Warning", "FailedPreStopHook", error.message, seen.name
-                    )
-
-        def runs() -> bool:
-            found = parts.observer.pod(self.pod.uid).everything
-            return any(one.id == seen.id and one.running for one in found)
-
-        return Ending(
-            seen,
-            self._grace(kill.grace),
-            engine=parts.engine,
-            hook=hook,
-            runs=runs,
-            look=lambda: parts.observer.refresh(self.pod.uid),
-            clock=parts.clock,
-        )
-
     def _grace(self, own: int | None = None) -> float:
         """Seconds a container has to end: the deletion's, else its *own*, else the pod's."""
         meta = self.pod.metadata
         if meta.deletion_timestamp and meta.deletion_grace_period_seconds is not None:
             return float(max(meta.deletion_grace_period_seconds, 0))
+        if self._most_grace is not None:
+            return float(self._most_grace)
         if own is not None:
             return float(own)
         return float(max(self.pod.spec.termination_grace_period_seconds, 0))
 
     def _hasten(self) -> None:
-        for ending in self._endings.values():
-            ending.hasten(self._grace())
+        self._endings.hasten(self._grace())
 
     def _probe(self, seen: PodSeen) -> None:
         running = {
             c.name: newest
             for c in (*self.pod.spec.containers, *self.pod.spec.init_containers)
-            if (newest := seen.newest(c.name)) is not None and newest.running
+            if (newest := seen.newest(c.name)) is not None
+            and newest.running
+            and not (c.lifecycle.post_start and c.name in self._starting)
         }
         self._parts.probes.sync(
             self.pod, running, self._address(seen.sandbox), self._memory.carried,
@@ -372,41 +343,59 @@ class PodWorker:
         if target is not None:
             self._parts.statuses.put(target, status)
 
-    async def _refresh_volumes(self) -> None:
-        now = self._parts.clock()
-        if not self._stale and now - self._refreshed < REFRESH:
-            return
-        self._stale, self._refreshed = False, now
-        try:
-            await self._parts.volumes.refresh(self.pod)
-        except PodError as error:
-            self._parts.recorder.pod(self.pod, "Warning", error.reason, error.message)
+    @property
+    def _refreshes(self) -> bool:
+        """Whether its volumes are of interest."""
+        return self.mode == "run" and not self.finished
 
-    async def _remove(self, ids: tuple[str, ...]) -> None:
-        await asyncio.gather(*(self._parts.engine.remove(one) for one in ids))
-        await self._parts.observer.refresh(self.pod.uid)
-        self.loop.trigger()
+    def _refresh_volumes(self) -> None:
+        if not self._refreshes:
+            self._errands.leave_volumes()
+            return
+        now = self._parts.clock()
+        if (self._stale or now - self._refreshed >= REFRESH) and not self._errands.refreshing:
+            self._stale, self._refreshed = False, now
+            self._errands.refresh(self.pod)
 
     async def _farewell(self) -> None:
         """Nothing runs and nothing is left in Docker: clean up, tell the API server, end."""
         uid = self.pod.uid
         self._parts.probes.forget(uid)
         await self._launcher.close()
-        await asyncio.gather(self._parts.volumes.teardown(uid), self._parts.cgroups.remove(uid))
-        if not self.orphan and not self.pod.is_static:
-            target = self._target()
-            if target is not None and not await self._parts.statuses.confirm_gone(target):
-                raise PodError("FailedDelete", "the API server does not confirm the deletion")
+        await asyncio.gather(self._tear_down(), self._parts.cgroups.remove(uid))
+        target = None if self.orphan or self.pod.is_static else self._target()
+        # One that the API server only does not show any more is nobody's to delete.
+        is_due = target is not None and bool(target.metadata.deletion_timestamp)
+        if target is not None and is_due and not await self._parts.statuses.confirm_gone(target):
+            raise PodError("FailedDelete", "the API server does not confirm the deletion")
         self._parts.objects.release(uid)
         self._gone = True
         self._on_gone(self)
 
+    async def _tear_down(self) -> None:
+        try:
+            await self._parts.volumes.teardown(self.pod.uid)
+        except PodError as error:
+            # A UID that cannot be the name of a folder never had one.
+            if not error.final:
+                raise
+
     def _set_timer(self, todo: Plan) -> None:
         """Look again when a wait ends, a deadline passes or volumes are due."""
         now = self._parts.clock()
-        times = [self._refreshed + REFRESH]
-        times += [t for t in (todo.wake, self._memory.deadline) if t is not None]
+        times = [now + REFRESH]
+        if todo.wake is not None:
+            times.append(todo.wake)
+        if self._refreshes:
+            times.append(self._refreshed + REFRESH)
+            if self._memory.deadline is not None:
+                times.append(self._memory.deadline)
         if self._timer is not None:
             self._timer.cancel()
         delay = max(min(times) - now, 0.01)
         self._timer = asyncio.get_running_loop().call_later(delay, self.loop.trigger)
+
+
+def _shown(pod: Pod) -> tuple[dict[str, str], dict[str, str]]:
+    """What may change of a pod while its volumes show it."""
+    return pod.metadata.labels, pod.metadata.annotations

@@ -191,7 +191,12 @@ def _json(document: Mapping[str, Any]) -> web.Response:
 
 
 async def _not_served(_request: web.Request) -> web.Response:
-    return web.Response(status=501, text=f"{_NO_UPGRADE}\n")
+    # kubectl shows a plain text only where that happens to be no YAML.
+    document = {
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": _NO_UPGRADE, "reason": "NotImplemented", "code": 501,
+    }  # fmt: skip
+    return web.json_response(document, status=501)
 
 
 async def _no_files(_request: web.Request) -> web.Response:

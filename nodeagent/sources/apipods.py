@@ -7,7 +7,7 @@ no server answers, all pods stay as they were.
 
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -16,7 +16,8 @@ from hostkit.kube.listwatch import follow
 from hostkit.kube.mirror import Mirror
 from hostkit.kube.transport import KubeClient
 from hostkit.problems import Problems
-from nodeagent.pods.model import Pod, decode
+from nodeagent.pods.containerstatus import text_of
+from nodeagent.pods.model import Meta, Pod, PodSpec, decode
 
 PODS = "/api/v1/pods"
 
@@ -43,12 +44,16 @@ class BadPod:
     name: str
     uid: str
     text: str
+    version: str = ""
+    status: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pod(self) -> Pod:
         """Enough of a pod to write a status to it."""
-        meta = {"namespace": self.namespace, "name": self.name, "uid": self.uid}
-        return decode({"metadata": meta, "spec": {}})
+        meta = Meta(
+            name=self.name, namespace=self.namespace, uid=self.uid, resource_version=self.version
+        )
+        return Pod(meta, PodSpec(), dict(self.status))
 
 
 class ApiPods:
@@ -134,5 +139,9 @@ def _decode(raw: msgspec.Raw) -> tuple[str, ApiPod | BadPod]:
     try:
         pod = decode(document)
     except ValueError as error:
-        return uid, BadPod(meta.get("namespace", ""), meta["name"], uid, str(error))
+        version, status = meta.get("resourceVersion"), document.get("status")
+        return uid, BadPod(
+            text_of(meta.get("namespace")), text_of(meta.get("name")), uid, str(error),
+            text_of(version), status if isinstance(status, dict) else {},
+        )  # fmt: skip
     return uid, ApiPod(pod, msgspec.json.encode(document.get("spec") or {}))

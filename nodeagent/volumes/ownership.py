@@ -56,7 +56,7 @@ def _give(name: str, number: int, group: int, device: int) -> None:
         facts = os.fstat(opened)
         bits = _FOLDER if stat.S_ISDIR(facts.st_mode) else _FILE
         if (
-            facts.st_dev != device
+            (facts.st_dev != device and _mount_of(opened) != _mount_of(number))
             or not (stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode))
             or _is_right(facts, group, bits)
         ):
@@ -67,3 +67,10 @@ def _give(name: str, number: int, group: int, device: int) -> None:
         Path(path).chmod(stat.S_IMODE(facts.st_mode) | bits)
     finally:
         os.close(opened)
+
+
+def _mount_of(number: int) -> str:
+    """The mount that a descriptor is in, the ``mnt_id`` of proc(5): a file that overlayfs has
+    from a lower layer shows another device than its folder."""
+    lines = Path(f"/proc/self/fdinfo/{number}").read_text(encoding="ascii").splitlines()
+    return next((line for line in lines if line.startswith("mnt_id:")), "")

@@ -83,9 +83,10 @@ def size(folder: Path) -> int:
     waiting = [str(folder)]
     while waiting:
         for path, facts in _entries(waiting.pop()):
-            if facts.st_dev != device:
-                continue
             if stat.S_ISDIR(facts.st_mode):
+                # Files of overlayfs may show the device of their layer, folders do not.
+                if facts.st_dev != device:
+                    continue
                 waiting.append(path)
             elif facts.st_nlink > 1:
                 if facts.st_ino in linked:

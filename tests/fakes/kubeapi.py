@@ -156,15 +156,16 @@ class KubeApi(FakeKube):
 
 
 def merge(old: Any, new: Json) -> Json:
-    """A strategic merge of *new* into *old*."""
+    """A strategic merge of *new* into *old*; as at real servers, a list that *old* lacks is taken
+    with its directives."""
     found = dict(old) if isinstance(old, dict) else {}
     for name, value in new.items():
         if value is None:
             found.pop(name, None)
         elif isinstance(value, dict):
             found[name] = merge(found.get(name), value)
-        elif name in _MERGED_BY and isinstance(value, list):
-            found[name] = _merge_list(_MERGED_BY[name], found.get(name) or [], value)
+        elif name in _MERGED_BY and isinstance(value, list) and name in found:
+            found[name] = _merge_list(_MERGED_BY[name], found[name] or [], value)
         else:
             found[name] = value
     return found

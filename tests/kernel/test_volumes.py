@@ -25,7 +25,7 @@ from nodeagent.api.port import SecretData
 from nodeagent.errors import PodError
 from nodeagent.pods.host import Mount
 from nodeagent.pods.model import Pod
-from nodeagent.volumes import removal
+from nodeagent.volumes import ownership, removal, usage
 from nodeagent.volumes.volumes import Volumes
 from tests.nodeagent.volumes.world import (
     MAP,
@@ -190,6 +190,39 @@ def test_a_local_volume_is_given_to_the_fs_group_when_a_pod_is_new(
         await stand.volumes.teardown("u1")
         await stand.volumes.prepare(_local(stand, disk, policy))
         assert mode(file) == (0o660 if policy == "Always" else 0o600)
+
+    isolated(work)
+
+
+def test_files_of_overlayfs_are_given_and_counted_but_not_those_of_other_mounts(
+    stand: Stand,
+) -> None:
+    """Files of overlayfs show devices other than their folder's."""
+
+    async def work() -> None:
+        lower, upper, disk = (stand.root / name for name in ("lower", "upper", "disk"))
+        for folder in (lower, upper, disk):
+            folder.mkdir()
+        for folder in (lower, upper):
+            mount("tmpfs", str(folder), "tmpfs")
+        (upper / "files").mkdir()
+        (upper / "work").mkdir()
+        (lower / "old").write_bytes(b"x" * 8192)
+        layers = f"lowerdir={lower},upperdir={upper}/files,workdir={upper}/work"
+        mount("overlay", str(disk), "overlay", data=layers)
+        (disk / "new").write_bytes(b"x" * 4096)
+        (disk / "bound").touch()
+        other = stand.root / "other"
+        other.touch()
+        mount(str(other), str(disk / "bound"), flags=MS_BIND)
+        before = (other.stat().st_gid, mode(other))
+        assert {(disk / name).stat().st_dev for name in ("old", "new")} != {disk.stat().st_dev}
+        assert usage.size(disk) >= 8192 + 4096
+        ownership.give(disk, 777)
+        for name in ("old", "new"):
+            facts = (disk / name).stat()
+            assert (facts.st_gid, facts.st_mode & 0o060) == (777, 0o060)
+        assert (other.stat().st_gid, mode(other)) == before
 
     isolated(work)
 

@@ -99,6 +99,9 @@ def test_the_walk_throughs_master_is_started_by_the_flags_it_always_had() -> Non
     [
         (["--address=everywhere"], ["address", "'everywhere'", "0.0.0.0"]),
         (["--port=0"], ["port", "1 to 65535"]),
+        (["--file-check-frequency=0s"], ["file-check-frequency", "1s or more"]),
+        (["--node-status-update-frequency=10ms"], ["node-status-update-frequency", "1s or more"]),
+        (["--runtime-request-timeout=0"], ["runtime-request-timeout", "1s or more"]),
         (["--hostname-override=a_b"], ["hostname-override", "letters"]),
         (["--node-ip=::1"], ["node-ip", "IPv4"]),
         (["--cluster-dns=dns"], ["cluster-dns", "10.0.0.10"]),

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -106,13 +107,19 @@ class Api:
 
 @asynccontextmanager
 async def serving(
-    store: Store | None = None, *, history: int = 1000, bookmarks: float = 30.0, token: str = ""
+    store: Store | None = None,
+    *,
+    history: int = 1000,
+    bookmarks: float = 30.0,
+    token: str = "",
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Api]:
     """A server with faults and without controllers, on *store*."""
     async with FakeEtcd(store) as etcd:
         client = EtcdClient(EtcdConfig((etcd.url,)))
         registry = Registry(client, service_range=IPv4Network("10.0.0.0/28"), history=history)
-        server = Server(registry, faults=Faults(registry.mirror), bookmarks=bookmarks, token=token)
+        faults = Faults(registry.mirror)
+        server = Server(registry, faults=faults, bookmarks=bookmarks, token=token, clock=clock)
         try:
             await registry.start()
             port = await server.start("127.0.0.1", 0)

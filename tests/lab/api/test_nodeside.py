@@ -154,7 +154,7 @@ async def test_a_token_that_cannot_be_given_is_refused(account: str, spec: Raw, 
         assert (await api.call("POST", path, {"spec": spec}))[0] == code
 
 
-async def test_only_the_server_s_own_token_is_known_and_all_is_allowed() -> None:
+async def test_the_server_s_own_token_is_known_others_are_not_and_all_is_allowed() -> None:
     async with serving(token=OURS) as api:
         known = await api.made(TOKEN_REVIEW, {"spec": {"token": OURS, "audiences": ["a"]}})
         assert known["status"]["authenticated"] is True
@@ -164,6 +164,23 @@ async def test_only_the_server_s_own_token_is_known_and_all_is_allowed() -> None
         assert not other["status"].get("authenticated")
         access = await api.made(ACCESS_REVIEW, {"spec": {"user": "x"}})
         assert (access["kind"], access["status"]) == ("SubjectAccessReview", {"allowed": True})
+
+
+async def test_a_service_account_s_token_is_known_until_its_end() -> None:
+    now = [1_700_000_000.0]
+    async with serving(clock=lambda: now[0]) as api:
+        await api.registry.create(SERVICE_ACCOUNT, "default", {"metadata": {"name": "reader"}})
+        made = await api.made(
+            f"{CORE}/serviceaccounts/reader/token", {"spec": {"expirationSeconds": 600}}
+        )
+        spec = {"token": made["status"]["token"]}
+        status = (await api.made(TOKEN_REVIEW, {"spec": spec}))["status"]
+        assert status["authenticated"] is True
+        assert status["user"]["username"] == "system:serviceaccount:default:reader"
+        assert "system:serviceaccounts:default" in status["user"]["groups"]
+        now[0] += 600
+        ended = await api.made(TOKEN_REVIEW, {"spec": spec})
+        assert not ended["status"].get("authenticated")
 
 
 # Mirror pods and deletion

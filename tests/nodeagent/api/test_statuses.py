@@ -147,14 +147,14 @@ async def test_after_a_failure_the_newest_is_tried_until_it_is_written(
     assert not list(world.problems.all())
 
 
-async def test_a_write_of_unknown_fate_is_followed_by_a_whole_one(world: World) -> None:
+async def test_after_a_write_of_unknown_fate_the_server_is_asked_what_it_has(world: World) -> None:
     pod = world.pod(phase="Pending")
     world.server.lose_answers = 1
     world.blocked = True
     world.writer.put(pod, {"phase": "Running", "podIP": "10.0.0.1"})
     await world.asleep.wait()
     assert world.status()["phase"] == "Running"
-    # Back to what the server had before: a difference to that would be empty.
+    # Back to what the server had before: the difference to that is empty.
     world.writer.put(pod, {"phase": "Pending"})
     world.writer.hurry()
     await eventually(lambda: world.status() == {"phase": "Pending"})
@@ -173,6 +173,17 @@ async def test_a_refusal_that_would_be_repeated_is_named_and_left(world: World) 
     await world.writer.flush("u1")
     assert world.status() == {"phase": "Running"}
     assert not world.problems.all()
+
+
+async def test_what_comes_while_a_write_is_refused_is_written_after_it(world: World) -> None:
+    pod = world.pod()
+    world.server.fail("write", Refused(422, "Invalid", "phase: unsupported"))
+    world.server.pause()
+    world.writer.put(pod, {"phase": "Odd"})
+    await eventually(lambda: bool(world.server.requests))
+    world.writer.put(pod, {"phase": "Running"})
+    world.server.resume()
+    await eventually(lambda: world.status() == {"phase": "Running"})
 
 
 async def test_flush_ends_at_a_refusal_and_waits_for_a_server(world: World) -> None:

@@ -115,6 +115,17 @@ async def test_a_hanging_daemon_is_told_apart_by_ping(
         await engine.ping(0.05)
 
 
+async def test_a_change_is_given_up_after_the_time_that_was_set(dockerd: Dockerd) -> None:
+    engine = DockerEngine(dockerd.url, metrics=Metrics("kubelet"), change=0.2)
+    dockerd.answers["GET /_ping"] = Answer(body=b"OK")
+    await engine.ping(5)
+    dockerd.gate.clear()
+    with pytest.raises(EngineUnavailable, match="in time"):
+        await engine.start(C)
+    dockerd.gate.set()
+    await engine.close()
+
+
 async def test_a_hanging_inspect_holds_up_no_list(dockerd: Dockerd, engine: DockerEngine) -> None:
     gate = threading.Event()
 

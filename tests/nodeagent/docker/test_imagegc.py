@@ -92,6 +92,25 @@ async def test_a_clock_step_of_the_wall_is_of_no_concern_only_time_unused_counts
     assert setup.left == []
 
 
+async def test_under_pressure_all_that_is_unused_for_long_goes_below_the_marks_too() -> None:
+    setup = Setup(20, 20, 20)
+    setup.in_use = {setup.ids[1]}
+    assert not await setup.gc.reclaim()
+    setup.now += 120
+    assert await setup.gc.reclaim()
+    assert setup.left == [1]
+    assert not await setup.gc.reclaim()
+
+
+async def test_under_pressure_a_docker_that_refuses_is_no_reason_to_end() -> None:
+    setup = Setup(20)
+    await setup.gc.reclaim()
+    setup.now += 120
+    setup.engine.fail_next("images", EngineError("device busy", 500))
+    assert not await setup.gc.reclaim()
+    assert setup.left == [0]
+
+
 async def test_images_in_use_stay_and_the_operator_is_told() -> None:
     setup = Setup(50, 40)
     setup.in_use = {"docker.io/library/app:0", setup.ids[1], "Not A Name"}

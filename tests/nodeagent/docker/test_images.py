@@ -111,10 +111,10 @@ async def test_never_means_never() -> None:
     assert setup.notes.reasons == ["ErrImageNeverPull"]
 
 
-async def test_a_bad_name_is_final() -> None:
+async def test_a_bad_name_is_told_and_may_still_be_mended() -> None:
     setup = Setup()
     error = await setup.refusal(pod(image="Not Good"))
-    assert (error.reason, error.final) == ("InvalidImageName", True)
+    assert (error.reason, error.final) == ("InvalidImageName", False)
     assert "Not Good" in error.message
     assert setup.engine.calls == []
 

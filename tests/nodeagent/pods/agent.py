@@ -31,7 +31,8 @@ from tests.fakes.docker import AgentKilled, FakeEngine
 from tests.fakes.docker_world import FakeContainer, World
 
 HOST = Host(name="node1", address="192.0.2.1", hostname="node1", root=Path("/nonexistent"))
-IMAGE = "app:1"
+IMAGE, OTHER = "app:1", "app:2"
+CHANGES = frozenset({"create", "start", "kill", "remove"})
 
 
 def make_pod(name: str, *containers: str, inits: Sequence[str] = (), **spec: Any) -> Pod:
@@ -73,9 +74,13 @@ class Cluster:
     world: StrictWorld = field(default_factory=StrictWorld)
     api: dict[str, Pod] = field(default_factory=dict)
     static: dict[str, Pod] = field(default_factory=dict)
+    away: bool = False
+    known: dict[str, Pod] = field(default_factory=dict)
+    unwritten: dict[str, tuple[Pod, dict[str, Any]]] = field(default_factory=dict)
     history: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     events: list[tuple[str, str]] = field(default_factory=list)
     agent: "Agent | None" = None
+    admit: Callable[[Pod, list[Pod]], tuple[str, str] | None] = lambda _pod, _others: None
 
     def __post_init__(self) -> None:
         self.world.reported = self._reported
@@ -95,6 +100,29 @@ class Cluster:
         """The agent hears that something is wanted otherwise."""
         if self.agent is not None:
             self.agent.manager.changed()
+
+    def go_away(self) -> None:
+        """The API server answers nobody: what it showed last is what is known."""
+        if not self.away:
+            self.away, self.known = True, dict(self.api)
+
+    def come_back(self) -> None:
+        """It answers again, and hears what was to be written."""
+        self.away = False
+        unwritten, self.unwritten = self.unwritten, {}
+        for uid, (target, status) in unwritten.items():
+            self.write(uid, target, status)
+        self.tell()
+
+    def write(self, uid: str, target: Pod, status: dict[str, Any]) -> None:
+        """A status comes in."""
+        if self.away:
+            self.unwritten[uid] = (target, status)
+            return
+        pod = self.api.get(uid)
+        if pod is not None and pod.status != status:
+            self.history.append((uid, status))
+            self.put(msgspec.structs.replace(pod, status=status))
 
     def put(self, pod: Pod) -> None:
         """Bind a pod to the node, or change it."""
@@ -125,6 +153,23 @@ class Cluster:
 
 
 class _Api:
+    """What an agent knows of the API server's pods."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._listed = False
+
+    @property
+    def listed(self) -> bool:
+        self._listed = self._listed or not self._cluster.away
+        return self._listed
+
+    def wanted(self) -> Mapping[str, Wanted]:
+        found = self._cluster.known if self._cluster.away else self._cluster.api
+        return {uid: Wanted(pod, dict, checked=True) for uid, pod in found.items()}
+
+
+class _Manifests:
     listed = True
 
     def __init__(self, pods: Mapping[str, Pod]) -> None:
@@ -243,13 +288,12 @@ class _Statuses:
         self._engine = engine
 
     def put(self, target: Pod, status: dict[str, Any]) -> None:
-        pod = self._cluster.api.get(target.uid)
-        if self._engine.dead or pod is None or pod.status == status:
-            return
-        self._cluster.history.append((target.uid, status))
-        self._cluster.put(msgspec.structs.replace(pod, status=status))
+        if not self._engine.dead:
+            self._cluster.write(target.uid, target, status)
 
     async def confirm_gone(self, target: Pod) -> bool:
+        while self._cluster.away:
+            await asyncio.sleep(0.5)
         if self._engine.dead:
             return False
         left = [one for one in self._cluster.world.containers.values()
@@ -266,30 +310,50 @@ class Engine(FakeEngine):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self.buried = asyncio.Event()
+        self.closed = asyncio.Event()
 
     def successor(self) -> "Engine":
         """The engine of the next agent."""
         self.dead = True
         return Engine(self.world)
 
-    def spare(self) -> None:
-        """Call off a kill that has not happened."""
+    def heal(self) -> None:
+        """Nothing hangs, fails or is killed any more."""
         self._kill = None
+        self._failures.clear()
+        for call in tuple(self._gates):
+            self.release(call)
 
     async def _call(self, name: str, subject: str, effect: Callable[[], Any]) -> Any:
+        task = asyncio.ensure_future(super()._call(name, subject, effect))
         try:
-            return await super()._call(name, subject, effect)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(lambda one: one.cancelled() or one.exception())
+            # As with the real one: what has been begun goes on, and its end is waited for.
+            while name in CHANGES and not task.done() and not self.closed.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+            raise
         except AgentKilled:
             await self.buried.wait()
             raise
 
+    async def close(self) -> None:
+        """As ``DockerEngine.close``."""
+        self.closed.set()
+
 
 class Agent:
-    """An agent that runs until it is stopped, or killed between two calls of its engine."""
+    """An agent that runs until it is stopped, or killed between two calls of its engine.
+
+    *others* are parts to be used in place of the usual ones, by the names in ``Parts``.
+    """
 
     def __init__(
         self, cluster: Cluster, engine: Engine, *, wall: float = 0.0,
         delays: Delays = Delays(first=0.5, most=2.0),  # noqa: B008 - a frozen value
+        **others: Any,
     ) -> None:  # fmt: skip
         loop = asyncio.get_running_loop()
         self.cluster = cluster
@@ -306,9 +370,11 @@ class Agent:
             cgroups=_Cgroups(), clock=loop.time, wall=lambda: 1_700_000_000.0 + self.wall,
             delays=delays,
         )  # fmt: skip
+        self.parts = replace(parts, **others)
         self.manager = PodManager(
-            parts, self.observer, (_Api(cluster.static), _Api(cluster.api)),
-            admit=lambda _item, _others: None, mirror=lambda _uid: None,
+            self.parts, self.observer, (_Manifests(cluster.static), _Api(cluster)),
+            admit=lambda item, others: cluster.admit(item.pod, others),
+            mirror=lambda _uid: None,
         )  # fmt: skip
         cluster.agent = self
         self._tasks = [
@@ -327,6 +393,7 @@ class Agent:
         """End it; what it began stays."""
         self.engine.dead = True
         self.engine.buried.set()
+        await self.engine.close()
         await self.manager.close()
         for task in self._tasks:
             task.cancel()
@@ -351,6 +418,7 @@ def new_cluster() -> Cluster:
     """A cluster whose node has the images that pods need."""
     cluster = Cluster()
     cluster.world.add_image(IMAGE)
+    cluster.world.add_image(OTHER)
     cluster.world.add_image(HOST.pause_image)
     return cluster
 

@@ -3,14 +3,21 @@
 import asyncio
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nodeagent.docker.api import ExecResult
 from nodeagent.docker.labels import CONTAINER_NAME, POD_UID
+from nodeagent.errors import EngineError
+from nodeagent.pods.container import Exec, Handler, Lifecycle
+from nodeagent.pods.model import Pod
 from nodeagent.pods.observed import SANDBOX
 from tests.fakes.docker_world import Program
 from tests.nodeagent.pods.agent import (
+    IMAGE,
+    OTHER,
     Agent,
     Cluster,
     Engine,
@@ -32,16 +39,38 @@ class Step:
 
 
 POLICIES = ("Always", "OnFailure", "Never")
+CALLS = ("create", "start", "kill", "remove", "inspect", "containers", "image", "exec", "logs")
 STEPS = st.builds(
     Step,
     what=st.sampled_from(
         ["add", "add", "delete", "force", "exit", "fail", "rm", "rm sandbox", "kill", "kill",
-         "restart", "wait", "docker", "break"]
+         "restart", "wait", "docker", "break", "image", "no image", "unhealthy", "hook",
+         "hang", "error", "api", "api back", "static", "static", "evict", "annotate"]
     ),
     pod=st.integers(0, 2),
     container=st.integers(0, 2),
     amount=st.integers(1, 12),
 )  # fmt: skip
+
+
+def with_hooks(pod: Pod) -> Pod:
+    """The pod with hooks in its last container."""
+    *rest, last = pod.spec.containers
+    command = Handler(exec=Exec(("hook",)))
+    last = msgspec.structs.replace(
+        last, lifecycle=Lifecycle(post_start=command, pre_stop=command),
+        termination_message_policy="FallbackToLogsOnError",
+    )  # fmt: skip
+    spec = msgspec.structs.replace(pod.spec, containers=(*rest, last))
+    return msgspec.structs.replace(pod, spec=spec)
+
+
+def with_image(pod: Pod, image: str) -> Pod:
+    """The pod with its first container changed."""
+    first, *rest = pod.spec.containers
+    first = msgspec.structs.replace(first, image=image)
+    spec = msgspec.structs.replace(pod.spec, containers=(first, *rest))
+    return msgspec.structs.replace(pod, spec=spec)
 
 
 class Story:
@@ -52,6 +81,7 @@ class Story:
         self.cluster.world.run("init", Program(exits=0))
         self.agent = Agent(self.cluster, Engine(self.cluster.world))
         self.made = 0
+        self.cluster.world.commands["b"] = ExecResult(0, b"")
 
     async def happen(self, step: Step) -> None:
         """One step, and a short while."""
@@ -60,11 +90,10 @@ class Story:
         uid = pods[step.pod % len(pods)] if pods else ""
         if step.what == "add" and len(pods) < 3:
             self.made += 1
-            self.cluster.put(
-                make_pod(f"p{self.made}", *("a", "b")[: 1 + step.container % 2],
-                         inits=("init",) if step.amount % 2 else (),
-                         restart_policy=POLICIES[step.pod % 3])
-            )  # fmt: skip
+            pod = make_pod(f"p{self.made}", *("a", "b")[: 1 + step.container % 2],
+                           inits=("init",) if step.amount % 2 else (),
+                           restart_policy=POLICIES[step.pod % 3])  # fmt: skip
+            self.cluster.put(with_hooks(pod) if step.amount > 8 else pod)
         elif step.what == "delete" and uid:
             self.cluster.delete(uid, grace=step.amount % 4)
         elif step.what == "force" and uid:
@@ -90,13 +119,62 @@ class Story:
             world.start_daemon()
         elif step.what == "break":
             world.break_events()
-        else:
+        elif step.what == "wait":
             await asyncio.sleep(step.amount)
+        else:
+            self.trouble(step, uid)
         await asyncio.sleep(0.05 * step.container)
+
+    def trouble(self, step: Step, uid: str) -> None:
+        """What makes starting and ending hard."""
+        world, engine, cluster = self.cluster.world, self.agent.engine, self.cluster
+        worker = self.agent.manager.workers.get(uid)
+        if step.what == "image" and uid:
+            cluster.put(with_image(cluster.api[uid], (IMAGE, OTHER)[step.amount % 2]))
+        elif step.what == "annotate" and uid:
+            meta = msgspec.structs.replace(
+                cluster.api[uid].metadata, annotations={"at": str(step.amount)}
+            )
+            cluster.put(msgspec.structs.replace(cluster.api[uid], metadata=meta))
+        elif step.what == "no image":
+            found = world.here(IMAGE)
+            if found is not None:
+                del world.images[found.id]
+            else:
+                world.add_image(IMAGE)
+        elif step.what == "unhealthy":
+            running = [c for c in world.containers.values() if c.running]
+            for one in running[step.container :: 3]:
+                if one.labels[CONTAINER_NAME] != SANDBOX:
+                    self.agent.probes.failed[one.id] = "liveness"
+            self.agent.manager.probed(uid)
+        elif step.what == "hook":
+            world.commands["b"] = (ExecResult(1, b""), ExecResult(0, b""))[step.pod % 2]
+        elif step.what == "hang":
+            engine.hang(CALLS[step.amount % len(CALLS)])
+        elif step.what == "error":
+            error = EngineError("Docker is not well", 500)
+            engine.fail_next(CALLS[step.amount % len(CALLS)], error, times=1 + step.container)
+        elif step.what == "api":
+            cluster.go_away()
+        elif step.what == "api back":
+            cluster.come_back()
+        elif step.what == "static":
+            cluster.static.clear()
+            if step.pod:
+                made = static_pod("etcd", str(step.container))
+                cluster.static[made.uid] = made
+            cluster.tell()
+        elif step.what == "evict" and worker is not None:
+            worker.give_up("Evicted", "no memory is left", most_grace=step.container)
 
     async def rest(self) -> None:
         """The last agent is left alone for as long as any back-off can last."""
-        self.agent.engine.spare()
+        self.agent.engine.heal()
+        self.cluster.come_back()
+        self.cluster.world.commands["b"] = ExecResult(0, b"")
+        if self.cluster.world.here(IMAGE) is None:
+            self.cluster.world.add_image(IMAGE)
         # A call that is under way may be its last yet.
         await asyncio.sleep(0.1)
         if self.agent.engine.dead:
@@ -109,14 +187,17 @@ def check(cluster: Cluster) -> None:
     world = cluster.world
     assert world.broken == []
     there = {one.labels[POD_UID] for one in world.containers.values()}
-    assert there <= set(cluster.api), "containers of a pod that is gone are left"
+    wanted_here = {*cluster.api, *cluster.static}
+    assert there <= wanted_here, "containers of a pod that is gone are left"
+    for uid in cluster.static:
+        assert cluster.running(uid) == ["app"]
     for uid, pod in cluster.api.items():
         assert not pod.metadata.deletion_timestamp, f"{uid} was never confirmed gone"
         phase = pod.status["phase"]
         wanted = sorted(container.name for container in pod.spec.containers)
         sandboxes = [one for one in world.find(SANDBOX, uid) if one.running]
         if phase in {"Succeeded", "Failed"}:
-            assert pod.spec.restart_policy != "Always"
+            assert pod.spec.restart_policy != "Always" or pod.status.get("reason") == "Evicted"
             assert cluster.running(uid) == []
             assert sandboxes == []
             continue
@@ -136,7 +217,7 @@ def check(cluster: Cluster) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(STEPS, min_size=1, max_size=14))
+@given(st.lists(STEPS, min_size=1, max_size=20))
 def test_whatever_happens_and_whenever_the_agent_is_killed_pods_end_as_wanted(
     steps: list[Step],
 ) -> None:
@@ -307,6 +388,29 @@ def test_a_container_taken_away_by_hand_comes_back_at_once_under_the_next_number
             await asyncio.sleep(1)
             status = story.cluster.status("uid-web")["containerStatuses"][0]
             assert (status["restartCount"], status["ready"]) == (number, True)
+        await story.agent.stop()
+
+    run(main())
+
+
+@pytest.mark.parametrize("way", ["delete", "exit"])
+def test_that_a_sandbox_was_lost_is_told_in_an_event(way: str) -> None:
+    """Taken away without a trace, too; and not at the first start."""
+
+    async def main() -> None:
+        story = Story()
+        world = story.cluster.world
+        story.cluster.put(make_pod("web", "a"))
+        await asyncio.sleep(5)
+        assert "SandboxChanged" not in dict(story.cluster.events)
+        sandbox = world.find(SANDBOX)[0].id
+        if way == "delete":
+            world.delete(sandbox)
+        else:
+            world.exit(sandbox, 137)
+        await asyncio.sleep(5)
+        assert story.cluster.running("uid-web") == ["a"]
+        assert [reason for reason, _ in story.cluster.events].count("SandboxChanged") == 1
         await story.agent.stop()
 
     run(main())

@@ -104,6 +104,12 @@ def test_a_running_pod_is_told_in_full() -> None:
     }
 
 
+def test_a_start_that_is_not_known_yet_is_left_out() -> None:
+    listed = one("app", created_at="", started_at="")
+    status = build(a_pod(), seen(listed), notes(), NOW, {})
+    assert app(status)["state"] == {"running": {}}
+
+
 @pytest.mark.parametrize(
     ("policy", "codes", "phase"),
     [

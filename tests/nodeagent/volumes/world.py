@@ -64,6 +64,7 @@ class FakeObjects:
     secrets: dict[str, SecretData] = field(default_factory=dict)
     documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     keep: float = 60.0
+    services_listed: bool = True
     away: bool = False
     issued: int = 0
 
