@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS   ?=
 
-.PHONY: help setup venv demo test check unit kernel engine e2e kubernetes bench bench-services lock format clean
+.PHONY: help setup venv demo test check unit kernel engine e2e kubernetes bench bench-services bench-pods lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ bench: venv ## measure against a baseline in the same run
 
 bench-services: venv ## services beside kube-proxy's layout, 1,000 to 10,000 of them
 	$(BIN)/python -m bench.services $(ARGS)
+
+bench-pods: venv ## pods beside bare calls to Docker, 1 to 50 of them
+	$(BIN)/python -m bench.pods $(ARGS)
 
 lock: ## renew requirements.lock from pyproject.toml
 	$(BIN)/pip-compile -q --all-extras --strip-extras --allow-unsafe --generate-hashes \

@@ -45,12 +45,16 @@ from nodeagent.server.server import KubeletServer
 
 log = logging.getLogger(__name__)
 
+DOCKER_WITHIN = 5.0
+"""Seconds that Docker has for its first answer before the node is reported without it."""
 FACTS = 60.0
 """Seconds between two readings of Docker's facts and images."""
 FAREWELL = 5.0
 """Seconds that Docker gets, when the agent ends, for the calls that are under way."""
 MOST_EVICTION = 30
 """Seconds that a pod that was given up gets to free what is scarce (the kubelet's)."""
+ADDRESS_WITHIN = 5.0
+"""Seconds for which the server waits for the node's address."""
 RETRY = 1.0
 """Seconds between two tries while Docker or the address cannot be had."""
 
@@ -96,7 +100,9 @@ class NodeAgentApp:
         self.pressure_watch = PressureWatch(
             self.pressure, self.machine, self._places, on_look=self._pressed
         )
+        self.own_address = ""
         self._scarce = asyncio.Event()
+        self._asked = asyncio.Event()
         self._known = asyncio.Event()
         self.keeper = self._make_keeper()
         self.pods: PodHalf | None = None
@@ -190,10 +196,10 @@ class NodeAgentApp:
         for note in kubeletflags.notes(self.settings):
             log.info("%s", note)
         workers = {
-            "node": self.keeper.run(),
+            "node": self._keep_node(),
             "events": self.recorder.run(),
             "pressure": self.pressure_watch.run(),
-            "server": self.server.run(),
+            "server": self._serve(),
             "pods": self._run_pods(),
             "docker": self._keep_facts(),
             "evictions": self._relieve(),
@@ -219,6 +225,24 @@ class NodeAgentApp:
         if self.pods is not None:
             await self.pods.close()
 
+    async def _serve(self) -> None:
+        """Serve, once there is the address that the certificate has to name or hope of it ends."""
+        with contextlib.suppress(TimeoutError, AddressError):
+            async with asyncio.timeout(ADDRESS_WITHIN):
+                self.own_address = await self._address.find()
+        await self.server.run()
+
+    async def _keep_node(self) -> None:
+        """Report the node, once Docker has said something or is slow to.
+
+        A nodeagent that only begins is no reason to call its node NotReady, which takes the pods
+        on it out of their services.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DOCKER_WITHIN):
+                await self._asked.wait()
+        await self.keeper.run()
+
     async def _tick(self) -> None:
         while True:
             self._beat.beat()
@@ -232,9 +256,11 @@ class NodeAgentApp:
                 self._images = tuple(await self.engine.images())
             except EngineError as error:
                 self._engine_trouble = str(error)
+                self._asked.set()
                 await asyncio.sleep(RETRY)
                 continue
             fresh, self.info = self.info is None, info
+            self._asked.set()
             self._known.set()
             if fresh:
                 self.keeper.poke()
@@ -334,7 +360,8 @@ class AppParts:
     def names(self) -> tuple[str, ...]:
         """Names and addresses of this node, its own name first."""
         hostname = self._app.machine.facts().hostname
-        found = (self._app.name, hostname, self._app.keeper.address, "localhost", "127.0.0.1")
+        address = self._app.keeper.address or self._app.own_address
+        found = (self._app.name, hostname, address, "localhost", "127.0.0.1")
         return tuple(dict.fromkeys(filter(None, found)))
 
     def pods(self) -> list[dict[str, Any]]:

@@ -31,11 +31,12 @@ from nodeagent.docker.observer import Observer
 from nodeagent.docker.pause import PAUSE, ensure_pause
 from nodeagent.errors import EngineError, NodeAgentError, PodError
 from nodeagent.node.cgroups import PodCgroups
-from nodeagent.node.facts import Facts
+from nodeagent.node.facts import Facts, process_age
 from nodeagent.pods.admission import NodeView, admit
 from nodeagent.pods.backoff import Delays
 from nodeagent.pods.check import problems_of
 from nodeagent.pods.container import Container
+from nodeagent.pods.containerstatus import text_of
 from nodeagent.pods.host import Host
 from nodeagent.pods.manager import PodManager, Source, Wanted
 from nodeagent.pods.model import MIRROR, Pod
@@ -171,7 +172,7 @@ class PodHalf:
             images=self.images,
             volumes=self.volumes, probes=self.probes, objects=self.objects,
             recorder=self._recorder, statuses=statuses, cgroups=self.cgroups, pause=self._pause,
-            clock=time.monotonic, wall=time.time,
+            clock=time.monotonic, wall=time.time, process_age=process_age,
             delays=Delays(settings["container-backoff-first"], settings["container-backoff-max"]),
             keep_dead=settings["maximum-dead-containers-per-container"],
         )  # fmt: skip
@@ -218,7 +219,7 @@ class PodHalf:
                 self.statuses.observed(item.pod)
         if uid and item is not None:
             # One that runs was begun already, by a former agent maybe.
-            if item.pod.status.get("phase") in {None, "", "Pending"}:
+            if text_of(item.pod.status.get("phase")) in {"", "Pending"}:
                 self._first_seen.setdefault(uid, time.monotonic())
         elif uid:
             self._first_seen.pop(uid, None)
@@ -339,7 +340,7 @@ class PodHalf:
             for uid in await self.volumes.orphans(known):
                 if uid not in self.manager.workers:
                     await self._tear_down(uid)
-            await self.cgroups.sweep({*self.manager.workers, *self.observer.pods})
+            await self.cgroups.sweep(lambda: {*self.manager.workers, *self.observer.pods})
 
     async def _tear_down(self, uid: str) -> None:
         try:

@@ -152,9 +152,10 @@ class StatusWriter:
 
     def forget(self, uid: str) -> None:
         """The object is gone."""
-        entry = self._entries.pop(uid, None)
-        if entry is not None and entry.task is not None:
-            entry.task.cancel()
+        if entry := self._entries.pop(uid, None):
+            self._problems.clear(f"status of pod {entry.pod.key}")
+            if entry.task is not None:
+                entry.task.cancel()
 
     async def flush(self, uid: str) -> None:
         """Wait until the newest status of an object is written, or the server refused it."""
@@ -242,10 +243,8 @@ class StatusWriter:
                 if entry.calming:
                     await self._pause(entry, entry.calming)
                     entry.calming = 0.0
-                if await self._send(entry):
-                    failures = 0
-                else:
-                    failures += 1
+                failures = 0 if await self._send(entry) else failures + 1
+                if failures:
                     await self._pause(entry, self._backoff.delay(failures))
         finally:
             entry.task = None
@@ -383,8 +382,7 @@ class StatusWriter:
     def _make_room(self) -> None:
         if len(self._entries) < MOST:
             return
-        idle = [uid for uid, entry in self._entries.items() if entry.task is None]
-        for uid in idle[: MOST // 10]:
+        for uid in [uid for uid, one in self._entries.items() if one.task is None][: MOST // 10]:
             del self._entries[uid]
 
 

@@ -70,6 +70,7 @@ def entry(document: Mapping[str, Any]) -> Entry:
         state=document["State"],
         labels=document.get("Labels") or {},
         names=tuple(name.lstrip("/") for name in document.get("Names") or ()),
+        image_id=document.get("ImageID") or "",
     )
 
 

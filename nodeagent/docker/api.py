@@ -34,6 +34,7 @@ class Entry:
     state: str
     labels: Mapping[str, str]
     names: tuple[str, ...] = ()
+    image_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from nodeagent.docker.frames import PullProgress, one_line, refusal
 from nodeagent.docker.labels import OURS, POD_UID, seen_of
 from nodeagent.docker.references import names, parse
 from nodeagent.docker.threads import Abandoned, Grip, Lane, Pump, finished, spawn
+from nodeagent.docker.wire import Wire
 from nodeagent.errors import EngineError, EngineNotFound, EngineUnavailable
 from nodeagent.pods.observed import Seen
 
@@ -55,6 +56,8 @@ def connect(base_url: str, version: str, timeout: float) -> Any:
     # The SDK keeps a pool of connections for each URL: of no use, and stale after a restart.
     client.headers.update({"Connection": "close", "Accept-Encoding": "identity"})
     client.trust_env = False
+    if base_url.startswith("unix://"):
+        client.request = Wire(client, base_url.removeprefix("unix://"), client.request).request
     return client
 
 

@@ -92,7 +92,12 @@ def state_of(status: str) -> State:
 
 def seen_of_entry(entry: Entry) -> Seen:
     """What a line of the list alone says of a container; raises ValueError as ``seen_of``."""
-    return Seen(id=entry.id, state=state_of(entry.state), **_identity(entry.id, entry.labels))
+    return Seen(
+        id=entry.id,
+        state=state_of(entry.state),
+        image_id=entry.image_id,
+        **_identity(entry.id, entry.labels),
+    )
 
 
 def seen_of(document: Mapping[str, Any]) -> Seen:

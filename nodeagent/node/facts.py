@@ -7,6 +7,7 @@ node. Architectures have Go's names, since ``kubernetes.io/arch`` is compared wi
 import os
 import platform
 import shlex
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +159,17 @@ def disk_of(path: Path) -> Disk | None:
             inodes_free=found.f_favail,
         )
     return None
+
+
+def process_age(pid: int, proc: Path = Path("/proc")) -> float | None:
+    """Seconds since a process began, by the clock since boot; None when it is not there."""
+    try:
+        fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        # Field 22 of proc(5)'s stat, the third being the first after the name.
+        started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
 
 
 def meminfo(text: str) -> dict[str, int]:

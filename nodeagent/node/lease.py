@@ -2,12 +2,16 @@
 
 ``kube-node-lease/NODE`` is written whole each time, on the version that was read or written last,
 so another agent that renews the same lease shows as a conflict with a time that is not ours.
+
+The time never goes back, even when the clock does: kube-controller-manager's node lifecycle
+controller takes only a later one for a sign of life.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +30,7 @@ DEADLINE = 5.0
 """Seconds for one call: two tries on two connections fit in before the lease runs out."""
 
 _ATTEMPTS = 3
+_STEP = timedelta(milliseconds=1)
 
 
 class LeasesAbsent(KubeError):  # noqa: N818 - names the state, not the fault
@@ -92,7 +97,7 @@ class NodeLease:
             return None
 
     async def _write(self, owner: str) -> None:
-        now = time_text(self._wall(), "microseconds")
+        now = self._stamp()
         self._sent.append(now)
         held = self._held or {}
         body = {
@@ -115,6 +120,15 @@ class NodeLease:
         }
         method, path = ("PUT", self.path) if self._held is not None else ("POST", LEASES)
         self._held = await call(self._client, method, path, body, deadline=self._deadline)
+
+    def _stamp(self) -> str:
+        """Now, or a moment after the last renewal where that is later."""
+        now, before = self._wall(), renew_time(self._held)
+        # A lease may hold any time, the last one that there is too.
+        with contextlib.suppress(OverflowError):
+            if before is not None:
+                now = max(now, (before + _STEP).timestamp())
+        return time_text(now, "microseconds")
 
     async def _judge(self) -> None:
         """After a conflict: read the lease, and see whether somebody else renewed it."""

@@ -215,7 +215,8 @@ class View:
         sandbox = self.seen.sandbox
         made_for = instance.sandbox_id if instance is not None else ""
         if init and (sandbox is None or (made_for and made_for != sandbox.id)):
-            return True
+            # A pod that never starts anything again is over with its first failure.
+            return code == 0 or self.pod.spec.restart_policy != "Never"
         return restarts(self.pod, code, init=init)
 
     def _lost(self, before: Json) -> Json:

@@ -40,10 +40,14 @@ class EnvInputs:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """*variables* are ``NAME=VALUE``, each name once; *warnings* are sentences for an event."""
+    """*variables* are ``NAME=VALUE``, each name once.
+
+    *warnings* are sentences for events, *left_out* those about keys that became no variable.
+    """
 
     variables: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,19 +71,17 @@ def environment(pod: Pod, container: Container, inputs: EnvInputs) -> Environmen
 
     Raises PodError CreateContainerConfigError for a source that is missing and not optional.
     """
-    warnings: list[str] = []
+    left_out: list[str] = []
     values = service_variables(pod, inputs.services)
     crowd = too_many(linked(pod, inputs.services))
-    if crowd:
-        warnings.append(crowd)
     for source in container.env_from:
-        values.update(_from_source(source, inputs, warnings))
+        values.update(_from_source(source, inputs, left_out))
     for variable in container.env:
         value = _value(pod, container, variable, inputs, values)
         if value is not None:
             values[variable.name] = value
     lines = tuple(f"{name}={value}" for name, value in values.items())
-    return Environment(lines, tuple(warnings), values)
+    return Environment(lines, (crowd,) if crowd else (), tuple(left_out), values)
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
@@ -139,7 +141,7 @@ def _of_volumes(pod: Pod) -> Iterator[tuple[Kind, str]]:
 
 
 def _from_source(
-    source: EnvFromSource, inputs: EnvInputs, warnings: list[str]
+    source: EnvFromSource, inputs: EnvInputs, left_out: list[str]
 ) -> Iterator[tuple[str, str]]:
     for kind, reference, objects in (
         ("ConfigMap", source.config_map_ref, inputs.config_maps),
@@ -152,10 +154,10 @@ def _from_source(
             if reference.optional:
                 continue
             raise _missing(f"envFrom: {kind} {reference.name!r} does not exist")
-        yield from _usable(data, source.prefix, f"{kind} {reference.name!r}", warnings)
+        yield from _usable(data, source.prefix, f"{kind} {reference.name!r}", left_out)
 
 
-def _usable(data: Data, prefix: str, what: str, warnings: list[str]) -> Iterator[tuple[str, str]]:
+def _usable(data: Data, prefix: str, what: str, left_out: list[str]) -> Iterator[tuple[str, str]]:
     unnamed, unreadable = [], []
     for key in sorted(data):
         name = prefix + key
@@ -167,12 +169,12 @@ def _usable(data: Data, prefix: str, what: str, warnings: list[str]) -> Iterator
         else:
             yield name, value
     if unnamed:
-        warnings.append(
+        left_out.append(
             f"envFrom: keys of {what} left out because they are no names of variables: "
             f"{_listed(unnamed)}"
         )
     if unreadable:
-        warnings.append(
+        left_out.append(
             f"envFrom: keys of {what} left out because their values are not UTF-8 text: "
             f"{_listed(unreadable)}; mount them as files"
         )

@@ -40,7 +40,8 @@ class Errands:
         fresh = frozenset(ids) - self._removing
         if fresh:
             self._removing |= fresh
-            self._begin(self._remove(fresh))
+            task = self._begin(self._remove(fresh))
+            task.add_done_callback(lambda _: self._removing.difference_update(fresh))
 
     @property
     def refreshing(self) -> bool:
@@ -97,5 +98,3 @@ class Errands:
             level = logging.WARNING if self._failures == 1 else logging.DEBUG
             log.log(level, "pod %s: a container is not removed yet: %s", self._pod.key, error)
             await asyncio.sleep(_BACKOFF.delay(self._failures))
-        finally:
-            self._removing -= ids

@@ -88,7 +88,7 @@ class Launcher:
             config = sandbox_config(
                 pod, host, start.attempt, dns=dns, cgroup_parent=await self._parent(pod)
             )
-            await self._replace(start)
+            await self._replace(pod, start)
             made = await self._create(container_name(pod, SANDBOX, start.attempt), config)
             await self._start(made, "FailedCreatePodSandBox")
         except asyncio.CancelledError:
@@ -159,7 +159,7 @@ class Launcher:
         config = await self._config(
             pod, container, start, sandbox=sandbox, address=address, image=image
         )
-        await self._replace(start)
+        await self._replace(pod, start)
         name = container_name(pod, container.name, start.attempt, container.hash)
         made = await self._create(name, config)
         self._parts.recorder.pod(
@@ -184,10 +184,12 @@ class Launcher:
     ) -> Mapping[str, Any]:
         inputs = await self._environment_inputs(pod, container, address)
         made = environment(pod, container, inputs)
-        for warning in made.warnings:
-            self._parts.recorder.pod(
-                pod, "Warning", "EnvironmentVariables", warning, container.name
-            )
+        for reason, warnings in (
+            ("EnvironmentVariables", made.warnings),
+            ("InvalidEnvironmentVariableNames", made.left_out),
+        ):
+            for warning in warnings:
+                self._parts.recorder.pod(pod, "Warning", reason, warning, container.name)
         variables = made.values
         mounts = await self._parts.volumes.mounts(
             pod, container, start.attempt, pod_ip=address, env=variables
@@ -239,9 +241,11 @@ class Launcher:
             )
         return text
 
-    async def _replace(self, start: Start) -> None:
+    async def _replace(self, pod: Pod, start: Start) -> None:
         for old in start.replaces:
             await self._parts.engine.remove(old)
+            # One that was being started when dockerd was killed may have a process all the same.
+            await self._parts.cgroups.end_left(pod.uid, old)
 
     async def _create(self, name: str, config: Mapping[str, Any]) -> str:
         """Create; a container in the way is a dead one of ours, or Docker's memory of one."""

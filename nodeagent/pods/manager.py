@@ -18,8 +18,9 @@ import msgspec
 
 from hostkit.reconcile import Reconciler
 from nodeagent.pods.check import problems_of
+from nodeagent.pods.containerstatus import text_of
 from nodeagent.pods.model import Meta, Pod, PodSpec
-from nodeagent.pods.observed import PodSeen
+from nodeagent.pods.observed import SANDBOX, PodSeen
 from nodeagent.pods.parts import Parts
 from nodeagent.pods.worker import PodWorker
 
@@ -156,7 +157,8 @@ class PodManager:
                 self._tell_of_debugging(item)
         # A fault of ours in one pod harms no other.
         except Exception as error:
-            log.error("pod %s: a fault in the program", item.pod.key, exc_info=error)
+            text = f"a fault in the program: {type(error).__name__}: {error}"
+            log.error("pod %s: %s", item.pod.key, text, exc_info=error)
 
     def _tell_of_debugging(self, item: Wanted) -> None:
         """Debug containers come to a pod that runs, and are not for us to start."""
@@ -197,7 +199,7 @@ class PodManager:
         self._run(worker)
 
     def _refusal(self, item: Wanted) -> tuple[str, str] | None:
-        if item.pod.status.get("phase") in {"Failed", "Succeeded"}:
+        if text_of(item.pod.status.get("phase")) in {"Failed", "Succeeded"}:
             return None
         problems = () if item.checked else problems_of(item.pod, item.spec())
         if problems:
@@ -209,8 +211,10 @@ class PodManager:
         if worker.orphan:
             return False
         seen = self._observer.pods.get(worker.pod.uid)
+        # The sandbox of a pod whose end is told may run a moment more. By then the scheduler
+        # counts on its room, and a refusal is for good.
         return not worker.finished or (
-            seen is not None and any(one.running for one in seen.everything)
+            seen is not None and any(one.running and one.name != SANDBOX for one in seen.everything)
         )
 
     def _older(self, pod: Pod) -> Iterator[str]:
@@ -262,7 +266,8 @@ class PodManager:
                 await worker.run()
             # A fault of ours in one pod harms no other.
             except Exception as error:
-                log.error("pod %s: a fault in the program", worker.pod.key, exc_info=error)
+                text = f"a fault in the program: {type(error).__name__}: {error}"
+                log.error("pod %s: %s", worker.pod.key, text, exc_info=error)
             await asyncio.sleep(RESTART)
             worker.loop.trigger()
 

@@ -1,10 +1,10 @@
 """What a worker remembers of its pod between looks, beside what Docker shows."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from nodeagent.errors import PodError
+from nodeagent.pods.age import Age, stamp
 from nodeagent.pods.backoff import Backoffs, Delays
 from nodeagent.pods.container import Container
 from nodeagent.pods.model import Pod
@@ -19,19 +19,6 @@ CONFIG_DELAYS = Delays(first=1.0, most=30.0)
 PULLS = frozenset({"ErrImagePull"})
 START_FAILED = 128
 """The exit code of a container that could not be started (dockershim's)."""
-
-
-def stamp(unix: float) -> str:
-    """Seconds of the wall clock in the API's form (RFC 3339, UTC, whole seconds)."""
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def read_stamp(text: str) -> float | None:
-    """Unix seconds of an RFC 3339 text; None when it is none."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return None
 
 
 def _containers(pod: Pod) -> tuple[Container, ...]:
@@ -53,12 +40,11 @@ class Memory:
         self._seen_running: set[str] = set()
         self.messages: dict[str, str] = {}
         self.carried: dict[str, tuple[bool, bool]] = {}
-        now = parts.wall()
-        begun = str(pod.status.get("startTime") or "")
-        self.start_time = begun or stamp(now)
-        # Time is counted from here on by the clock that nobody sets.
-        self._age = max(0.0, now - (read_stamp(begun) or now))
-        self._began = parts.clock()
+        self._age = Age(
+            str(pod.status.get("startTime") or ""),
+            clock=parts.clock, wall=parts.wall, process_age=parts.process_age,
+        )  # fmt: skip
+        self.start_time = self._age.start_time
         self.qos = str(pod.status.get("qosClass") or qos_class(pod))
         self._take_status(pod)
 
@@ -103,6 +89,7 @@ class Memory:
     def notice(self, seen: PodSeen) -> list[Seen]:
         """Record what runs and what ended; the containers whose end was not known, oldest first."""
         now = self._parts.clock()
+        self._age.notice(seen.sandbox)
         fresh: list[Seen] = []
         for one in seen.everything:
             self._ran[one.name] = max(self._ran.get(one.name, -1), one.attempt)
@@ -171,12 +158,12 @@ class Memory:
     def deadline(self) -> float | None:
         """The monotonic time at which activeDeadlineSeconds are over."""
         seconds = self._pod.spec.active_deadline_seconds
-        return None if seconds is None else self._began + seconds - self._age
+        return None if seconds is None else self._age.began + seconds
 
     def deadline_passed(self) -> str:
         """A sentence when the pod was active for longer than it may be."""
         deadline = self.deadline
-        if deadline is None or self._parts.clock() < deadline:
+        if deadline is None or self._parts.clock() < deadline or not self._age.sure:
             return ""
         seconds = self._pod.spec.active_deadline_seconds
         return f"the pod was active for longer than its deadline of {seconds} s"

@@ -113,8 +113,12 @@ class CgroupKeeping(Protocol):
         """Make the pod's group with its limits; the parent for its containers, "" for Docker's."""
         ...
 
+    async def end_left(self, uid: str, container: str) -> None:
+        """End what is left of a *container* of the pod that Docker has removed."""
+        ...
+
     async def remove(self, uid: str) -> None:
-        """Remove the pod's group."""
+        """Remove the pod's group, when Docker has none of its containers."""
         ...
 
 
@@ -123,7 +127,8 @@ class Parts:
     """All of it.
 
     *pause* has the sandbox's image ready for a pod; *clock* is monotonic seconds, *wall* Unix
-    seconds, for show and first sight.
+    seconds, for show and first sight; *process_age* tells for how many seconds a process has been
+    there, None when that is not known.
     """
 
     host: Host
@@ -141,3 +146,4 @@ class Parts:
     wall: Callable[[], float]
     delays: Delays = field(default_factory=Delays)
     keep_dead: int = 1
+    process_age: Callable[[int], float | None] = lambda _pid: None

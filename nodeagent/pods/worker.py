@@ -13,7 +13,8 @@ decides what is there.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hostkit.errors import HostkitError
@@ -28,6 +29,7 @@ from nodeagent.pods.memory import Memory
 from nodeagent.pods.messages import last_words
 from nodeagent.pods.model import Pod
 from nodeagent.pods.observed import SANDBOX, PodSeen, Seen
+from nodeagent.pods.operations import Operations, Work
 from nodeagent.pods.parts import Parts
 from nodeagent.pods.plan import Mode, Plan, Start, plan
 from nodeagent.pods.status import PodNotes, build
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 
 REFRESH = 60.0
 """Seconds between looks at the contents of volumes that follow objects."""
+FORCED = 2.0
+"""Seconds left to the containers of a pod that is deleted by force while it is being deleted."""
 _LOOK_BACKOFF = Backoff(first=0.2, most=10.0)
 
 
@@ -67,8 +71,6 @@ class PodWorker:
         self._given_up: tuple[str, str] | None = None
         self._memory = Memory(pod, parts)
         self._launcher = Launcher(parts)
-        self._operations: dict[str, asyncio.Task[None]] = {}
-        self._starting: set[str] = set()
         self._endings = Endings(parts, lambda: self._address(parts.observer.pod(pod.uid).sandbox))
         self._most_grace: int | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -81,6 +83,7 @@ class PodWorker:
             f"pod {pod.key}", self.look, tolerate=(HostkitError, OSError), backoff=_LOOK_BACKOFF,
             clock=parts.clock,
         )  # fmt: skip
+        self._operations = Operations(self._operation, self.loop.trigger)
         self._errands = Errands(pod, parts, self.loop.trigger)
         self.loop.trigger()
 
@@ -104,7 +107,7 @@ class PodWorker:
             self._stale = True
         self.pod = pod
         # What is made of a spec that is no more would be ended at once.
-        self._cancel(self._starting & self._memory.update(pod))
+        self._operations.call_off(self._memory.update(pod))
         if self.mode == "remove":
             self._hasten()
         self.loop.trigger()
@@ -147,10 +150,7 @@ class PodWorker:
         if self._timer is not None:
             self._timer.cancel()
         self._closing = True
-        tasks = tuple(self._operations.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, self._errands.close(), return_exceptions=True)
+        await asyncio.gather(self._operations.close(), self._errands.close())
         await self._launcher.close()
         # A worker that stopped by a fault is begun again.
         self._closing = False
@@ -165,14 +165,14 @@ class PodWorker:
         self._endings.keep({one.id for one in seen.everything})
         if reason := self._memory.deadline_passed():
             self.give_up("DeadlineExceeded", reason)
-        known = self._memory.known(frozenset(self._operations), parts.probes)
+        known = self._memory.known(self._operations.busy, parts.probes)
         todo = plan(self.pod, seen, known, parts.clock(), self.mode)
         self._begin(todo, seen)
         self._probe(seen)
         self._report(seen)
         self._refresh_volumes()
         self._errands.remove(todo.removes)
-        busy = self._operations or self._errands.busy
+        busy = self._operations.busy or self._errands.busy
         if self.mode == "remove" and todo.gone and not busy:
             await self._farewell()
             return
@@ -205,43 +205,33 @@ class PodWorker:
             text = f"Back-off restarting failed container {ended.name}"
             self._parts.recorder.pod(self.pod, "Warning", "BackOff", text, ended.name)
 
-    def _cancel(self, names: Iterable[str]) -> None:
-        """Call off starts."""
-        for name in tuple(names):
-            # Once only: what follows in the operation reads what came of it.
-            self._starting.discard(name)
-            self._operations[name].cancel()
-
     def _begin(self, todo: Plan, seen: PodSeen) -> None:
         if self.mode != "run":
-            self._cancel(self._starting)
+            self._operations.call_off(self._operations.starting)
             self._launcher.stop()
         elif seen.sandbox is None or not seen.sandbox.running:
             # They were to join it: the next one would wait for their images.
-            self._cancel(self._starting - {SANDBOX})
+            self._operations.call_off(self._operations.starting - {SANDBOX})
         for kill in todo.kills:
             # Of two instances of a container the other one's turn comes after.
-            if kill.seen.name not in self._operations:
+            if kill.seen.name not in self._operations.busy:
                 container = self._memory.container(kill.seen.name)
                 grace = self._grace(kill.grace)
-                work = self._endings.end(self.pod, container, kill, grace)
-                self._operate(kill.seen.name, work)
+                work = partial(self._endings.end, self.pod, container, kill, grace)
+                self._operations.begin(kill.seen.name, work)
         for start in todo.starts:
             if start.name == SANDBOX:
-                self._operate(SANDBOX, self._start_sandbox(start, seen), starting=True)
+                self._operations.begin(
+                    SANDBOX, partial(self._start_sandbox, start, seen), starting=True
+                )
             elif seen.sandbox is not None:
-                self._operate(start.name, self._start(start, seen.sandbox), starting=True)
+                work = partial(self._start, start, seen.sandbox)
+                self._operations.begin(start.name, work, starting=True)
 
-    def _operate(self, name: str, work: Awaitable[None], *, starting: bool = False) -> None:
-        task = asyncio.ensure_future(self._operation(name, work))
-        self._operations[name] = task
-        if starting:
-            self._starting.add(name)
-
-    async def _operation(self, name: str, work: Awaitable[None]) -> None:
-        """Do *work*, read what came of it, and have the pod looked at."""
+    async def _operation(self, name: str, work: Work) -> None:
+        """Do *work*, and read what came of it."""
         try:
-            await work
+            await work()
             self._memory.done(name)
         except PodError as error:
             self._complain(name, error)
@@ -260,10 +250,6 @@ class PodWorker:
                     await self._parts.observer.refresh(self.pod.uid)
             except EngineError as error:
                 log.debug("pod %s: not looked at: %s", self.pod.key, error)
-            finally:
-                self._operations.pop(name, None)
-                self._starting.discard(name)
-                self.loop.trigger()
 
     def _complain(self, name: str, error: PodError) -> None:
         """A start failed: say so, and wait before the next try."""
@@ -299,7 +285,9 @@ class PodWorker:
         """Seconds a container has to end: the deletion's, else its *own*, else the pod's."""
         meta = self.pod.metadata
         if meta.deletion_timestamp and meta.deletion_grace_period_seconds is not None:
-            return float(max(meta.deletion_grace_period_seconds, 0))
+            grace = float(max(meta.deletion_grace_period_seconds, 0))
+            # Its object went before it had ended: somebody has stopped waiting (kubectl --force).
+            return min(grace, FORCED) if self._removed else grace
         if self._most_grace is not None:
             return float(self._most_grace)
         if own is not None:
@@ -315,7 +303,7 @@ class PodWorker:
             for c in (*self.pod.spec.containers, *self.pod.spec.init_containers)
             if (newest := seen.newest(c.name)) is not None
             and newest.running
-            and not (c.lifecycle.post_start and c.name in self._starting)
+            and not (c.lifecycle.post_start and c.name in self._operations.starting)
         }
         self._parts.probes.sync(
             self.pod, running, self._address(seen.sandbox), self._memory.carried,
@@ -341,7 +329,7 @@ class PodWorker:
             self._on_status(self.pod, status)
         target = self._target()
         if target is not None:
-            self._parts.statuses.put(target, status)
+            self._parts.statuses.put(target, self.status)
 
     @property
     def _refreshes(self) -> bool:

@@ -1,17 +1,22 @@
-"""One lab host with the real netd and a real dockerd, for all tests of this folder."""
+"""One lab host with the real netd, dockerd and nodeagent, for all tests of this folder."""
 
 import json
-import subprocess
-import sys
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.engine.pods import PodWorld, barenode, lab
 from tests.support.netns import eventually
 
 HERE = Path(__file__).parent
-NAME = "engine"
+NAME = f"e{os.getpid() % 100000}"
+"""A lab that no other run of these tests on this machine has."""
+SETTINGS = """\
+container-backoff-first = "1s"
+"""
+"""Crashes and failed pulls are waited out; ten seconds for each would make the tests slow."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,16 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.engine)
-
-
-def barenode(*argv: str, check: bool = True) -> str:
-    """Run the operator's command; its output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lab", *argv], capture_output=True, text=True, check=False
-    )
-    if check and done.returncode != 0:
-        raise AssertionError(f"barenode {' '.join(argv)}: {done.stderr or done.stdout}")
-    return done.stdout
 
 
 class Host:
@@ -59,16 +54,24 @@ class Host:
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The host, with a busybox image loaded."""
-    image = tmp_path_factory.mktemp("image") / "busybox.tar"
-    barenode("lab", "down", "--name", NAME, check=False)
-    try:
-        barenode("lab", "up", "--name", NAME, "--nodes", "1", "--control-plane", "none")
-        barenode("image", "build", "busybox", "-o", str(image))
-        barenode("lab", "load", "--name", NAME, str(image))
-        made = Host()
-        eventually(lambda: made.netd()["ready"], "netd ready", deadline=30)
+def world() -> Iterator[PodWorld]:
+    """The lab, with its control plane and a busybox image on the host."""
+    with lab(NAME, settings=SETTINGS) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def host(world: PodWorld) -> Host:
+    """The host."""
+    made = Host()
+    eventually(lambda: made.netd()["ready"], "netd ready", deadline=30)
+    return made
+
+
+@pytest.fixture
+def pods(world: PodWorld) -> Iterator[PodWorld]:
+    """Makes pods on the host; what a test leaves is removed after it."""
+    try:
+        yield world
     finally:
-        barenode("lab", "down", "--name", NAME)
+        world.clean()

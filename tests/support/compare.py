@@ -235,7 +235,8 @@ def both_servers(folder: Path, binary: Path) -> Iterator[tuple[Side, Side]]:
         inside = Inside(made.bridge)
         stack.callback(inside.close)
         # The lab has no admission that adds tolerations and taints.
-        flags = ("--disable-admission-plugins=DefaultTolerationSeconds,TaintNodesByCondition",)
+        plugins = "ServiceAccount,DefaultTolerationSeconds,TaintNodesByCondition"
+        flags = (f"--disable-admission-plugins={plugins}",)
         servers = Apiservers(made.bridge, folder, etcds[0], binary, flags=flags)
         stack.callback(servers.close)
         real = Side(

@@ -143,7 +143,10 @@ class Apiserver:
 
 
 class Apiservers(Api):
-    """Apiservers on one etcd; requests are done, as the administrator, by the first that runs."""
+    """Apiservers on one etcd; requests are done, as the administrator, by the first that runs.
+
+    *flags* come on top of the usual ones, and in place of those of the same name.
+    """
 
     def __init__(
         self,
@@ -161,7 +164,9 @@ class Apiservers(Api):
         names = ",".join(f"IP:{one}" for one in addresses)
         self._pair = self.authority.issue("apiserver", sans=names)
         self.context = ssl.create_default_context(cafile=self.authority.cert)
-        argv = [str(binary), *self._flags(etcd), *flags]
+        given = {flag.partition("=")[0] for flag in flags}
+        usual = [one for one in self._flags(etcd) if one.partition("=")[0] not in given]
+        argv = [str(binary), *usual, *flags]
         self.servers = [
             Apiserver(space, address, argv, directory / f"apiserver-{address}.log",
                       Caller(self._inside, address, PORT, context=self.context, token=ADMIN))
@@ -223,9 +228,10 @@ class Apiservers(Api):
         assert status < 300, made
         return made
 
-    def client_certificate(self, user: str) -> Pair:
-        """A certificate by which its holder is *user*."""
-        return self.authority.issue(user.replace(":", "-"), cn=user, usage="clientAuth")
+    def client_certificate(self, user: str, group: str = "") -> Pair:
+        """A certificate by which its holder is *user*, of *group* if that is named."""
+        subject = f"{user}/O={group}" if group else user
+        return self.authority.issue(user.replace(":", "-"), cn=subject, usage="clientAuth")
 
 
 class RealWorld(World):
@@ -298,10 +304,13 @@ class Kubectl:
 
     def __call__(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
-        argv = self._space.argv([*self._argv, *words])
         return subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, check=False, timeout=60
+            self.argv(*words), input=stdin, capture_output=True, text=True, check=False, timeout=60
         )
+
+    def argv(self, *words: str) -> list[str]:
+        """The command line to run it."""
+        return self._space.argv([*self._argv, *words])
 
     def run(self, *words: str, stdin: str = "") -> str:
         """Its output; AssertionError when it fails."""

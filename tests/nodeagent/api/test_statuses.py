@@ -143,8 +143,8 @@ async def test_after_a_failure_the_newest_is_tried_until_it_is_written(
     world.server.fail("write", fault, times=3)
     world.writer.put(pod, {"phase": "Running"})
     await eventually(lambda: world.status() == {"phase": "Running"})
+    await eventually(lambda: not list(world.problems.all()))
     assert len(world.naps) == 3
-    assert not list(world.problems.all())
 
 
 async def test_after_a_write_of_unknown_fate_the_server_is_asked_what_it_has(world: World) -> None:
@@ -172,6 +172,16 @@ async def test_a_refusal_that_would_be_repeated_is_named_and_left(world: World) 
     world.writer.put(pod, {"phase": "Running"})
     await world.writer.flush("u1")
     assert world.status() == {"phase": "Running"}
+    assert not world.problems.all()
+
+
+async def test_the_problem_of_an_object_goes_with_the_object(world: World) -> None:
+    pod = world.pod()
+    world.server.fail("write", Refused(422, "Invalid", "phase: unsupported"))
+    world.writer.put(pod, {"phase": "Odd"})
+    await world.writer.flush("u1")
+    assert world.problems.all()
+    world.writer.forget("u1")
     assert not world.problems.all()
 
 

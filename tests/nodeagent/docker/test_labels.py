@@ -125,6 +125,8 @@ def test_an_answer_of_another_form_is_a_value_error(broken: dict[str, Any]) -> N
 
 
 def test_a_line_of_the_list_says_who_and_in_which_state() -> None:
-    entry = Entry("ab" * 32, "running", labels.labels_for(pod(), "c", 4, hash="ff"))
+    mine = labels.labels_for(pod(), "c", 4, hash="ff")
+    entry = Entry("ab" * 32, "running", mine, image_id="sha256:1")
     seen = labels.seen_of_entry(entry)
     assert (seen.name, seen.attempt, seen.state, seen.hash) == ("c", 4, "running", "ff")
+    assert seen.image_id == "sha256:1", "the API server is told of it before the inspect"

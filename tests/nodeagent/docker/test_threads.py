@@ -76,6 +76,27 @@ async def test_a_cancelled_call_is_waited_for_only_when_asked(*, wait: bool) -> 
     lane.close()
 
 
+async def test_a_cancelled_call_is_waited_for_no_longer_than_until_it_is_let_go() -> None:
+    lane, gate, begun = Lane("t", 1), threading.Event(), threading.Event()
+    let_go = asyncio.Event()
+
+    def work() -> None:
+        begun.set()
+        gate.wait()
+
+    task = asyncio.create_task(finished(lane.submit(work), wait=True, let_go=let_go))
+    await eventually(begun.is_set)
+    task.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    let_go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.set()
+    lane.close()
+
+
 async def test_a_call_that_waits_for_a_thread_is_taken_back_when_cancelled() -> None:
     lane, gate, done = Lane("t", 1), threading.Event(), []
     first = lane.submit(gate.wait)

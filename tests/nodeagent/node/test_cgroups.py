@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Kernel:
     root: Path
     refused: int = 0
     busy: int = 0
+    undying: bool = False
+    killed: set[int] = field(default_factory=set)
     slept: list[float] = field(default_factory=list)
 
     def remove(self, folder: Path) -> None:
@@ -38,6 +41,15 @@ class Kernel:
             if one.is_file():
                 one.unlink()
         folder.rmdir()
+
+    def kill(self, pid: int, number: signal.Signals) -> None:
+        """End a process, unless it hangs in the kernel."""
+        assert number == signal.SIGKILL
+        self.killed.add(pid)
+        for procs in self.root.glob("**/cgroup.procs"):
+            left = [text for text in procs.read_text().split() if int(text) != pid]
+            if not self.undying:
+                procs.write_text("\n".join(left))
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -104,6 +116,7 @@ def keeper(
         root=kernel.root,
         remove_folder=kernel.remove,
         sleep=kernel.sleep,
+        kill=kernel.kill,
     )
 
 
@@ -190,10 +203,37 @@ async def test_a_group_in_use_is_tried_again_for_a_while(v1: Kernel) -> None:
 async def test_a_group_that_stays_in_use_is_left_alone(v1: Kernel) -> None:
     groups = keeper(v1)
     await groups.prepare(pod_of())
+    v1.undying = True
     (v1.root / "cpu/kubepods/besteffort/podu-1/cgroup.procs").write_text("7\n")
     await groups.remove("u-1")
     assert "cpu,cpuacct/kubepods/besteffort/podu-1" in v1.groups()
-    assert await groups.sweep(()) == ()
+    assert await groups.sweep(tuple) == ()
+
+
+async def test_processes_that_docker_forgot_end_with_their_pod(v1: Kernel) -> None:
+    groups = keeper(v1)
+    for uid in ("u-1", "u-2"):
+        await groups.prepare(pod_of(uid=uid))
+        container = v1.root / f"pids/kubepods/besteffort/pod{uid}/0123"
+        container.mkdir(parents=True)
+        (container / "cgroup.procs").write_text("7\n8\n" if uid == "u-1" else "9\n")
+    await groups.remove("u-1")
+    assert v1.killed == {7, 8}
+    assert {name.rpartition("/")[2] for name in v1.groups()} == {"podu-2"}
+
+
+async def test_what_is_left_of_a_removed_container_is_ended_and_no_other(v1: Kernel) -> None:
+    groups = keeper(v1)
+    await groups.prepare(pod_of())
+    for container, text in (("0123", "0\n7\n"), ("4567", "8\n")):
+        for folder in (f"podu-1/{container}", f"podu-1/{container}/inner"):
+            path = v1.root / "pids/kubepods/besteffort" / folder
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "cgroup.procs").write_text(text if folder.endswith("inner") else "")
+    await groups.end_left("u-1", "0123")
+    assert v1.killed == {7}, "0 is a process of another PID namespace"
+    await groups.end_left("u-1", "")
+    assert v1.killed == {7}
 
 
 @pytest.mark.parametrize("uid", ["../../..", "", "a/b", ".."])
@@ -210,7 +250,7 @@ async def test_groups_of_pods_that_nobody_knows_are_swept_away(v1: Kernel) -> No
     groups = keeper(v1)
     for uid, limits in (("a", FULL), ("b", {"cpu": "1"}), ("c-1", {}), ("d", {})):
         await groups.prepare(pod_of(asks({}, limits), uid=uid))
-    assert await keeper(v1).sweep({"a", "c-1"}) == ("podb", "podd")
+    assert await keeper(v1).sweep(lambda: {"a", "c-1"}) == ("podb", "podd")
     assert {name.rpartition("/")[2] for name in v1.groups()} == {"poda", "podc-1"}
 
 
@@ -255,7 +295,7 @@ async def test_without_groups_per_pod_nothing_is_touched(v1: Kernel) -> None:
     assert await groups.check() == ""
     assert await groups.prepare(pod_of()) == "/x"
     await groups.remove("u-1")
-    assert await groups.sweep(()) == ()
+    assert await groups.sweep(tuple) == ()
     assert v1.groups() == set()
 
 
@@ -278,8 +318,10 @@ async def test_a_slice_with_processes_is_not_stopped(v2: Kernel) -> None:
     container = v2.root / "kubepods.slice/kubepods-podu_1.slice/docker-1.scope"
     container.mkdir()
     (container / "cgroup.procs").write_text("7\n")
+    v2.undying = True
     await groups.remove("u-1")
-    assert await groups.sweep(()) == ()
+    assert v2.killed == {7}
+    assert await groups.sweep(tuple) == ()
     assert "kubepods-podu_1.slice" in systemd.units
 
 
@@ -288,7 +330,7 @@ async def test_slices_of_unknown_pods_are_swept_and_uids_found_by_their_slice(v2
     groups = keeper(v2, SYSTEMD, runner=systemd)
     for uid in ("a-1", "b-2"):
         await groups.prepare(pod_of(uid=uid))
-    assert await groups.sweep({"a-1"}) == ("kubepods-besteffort-podb_2.slice",)
+    assert await groups.sweep(lambda: {"a-1"}) == ("kubepods-besteffort-podb_2.slice",)
     assert "kubepods-besteffort-poda_1.slice" in systemd.units
 
 

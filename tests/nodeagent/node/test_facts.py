@@ -1,12 +1,21 @@
 """What is read of a machine, from a root that the test writes."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodeagent.node.facts import Disk, Machine, cpu_count, disk_of, meminfo, pretty_name
+from nodeagent.node.facts import (
+    Disk,
+    Machine,
+    cpu_count,
+    disk_of,
+    meminfo,
+    pretty_name,
+    process_age,
+)
 
 DISK = Disk(1000, 100)
 
@@ -120,3 +129,18 @@ def test_no_text_makes_a_parser_fail(text: str) -> None:
     cpu_count(text)
     meminfo(text)
     pretty_name(f"PRETTY_NAME={text}")
+
+
+def test_the_age_of_a_process_is_the_kernels(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "100"]) as process:
+        try:
+            first, older = process_age(process.pid), process_age(1)
+        finally:
+            process.kill()
+    assert first is not None
+    assert older is not None
+    assert 0 <= first < older
+    assert process_age(process.pid, tmp_path) is None
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text("7 (a) b) S 1 2")
+    assert process_age(7, tmp_path) is None

@@ -219,6 +219,28 @@ async def test_the_lease_is_owned_by_the_node_and_renewed(rig: Rig) -> None:
     assert rig.server.lease["spec"]["renewTime"] == "2023-11-14T22:13:30.500000Z"
 
 
+async def test_the_lease_is_renewed_to_a_later_time_even_when_the_clock_is_set_back(
+    rig: Rig,
+) -> None:
+    await rig.keeper().turn()
+    times = []
+    for step in (10.0, -3600.0, 10.0, 10.0):
+        rig.world.wall += step
+        # One that begins just now knows no more than the lease says.
+        keeper = rig.keeper()
+        await keeper.turn()
+        await keeper.beat()
+        times.append(rig.server.lease["spec"]["renewTime"])
+    assert times == sorted(set(times))
+    lease = rig.server.lease
+    lease["spec"]["renewTime"] = "9999-12-31T23:59:59.999999Z"
+    rig.server.set(LEASES, lease)
+    keeper = rig.keeper()
+    await keeper.turn()
+    await keeper.beat()
+    assert rig.server.lease["spec"]["renewTime"].startswith("2023-11-14")
+
+
 async def test_docker_in_trouble_is_not_ready_with_the_reason_and_heartbeats_go_on(
     rig: Rig,
 ) -> None:

@@ -127,16 +127,9 @@ class Story:
 
     def trouble(self, step: Step, uid: str) -> None:
         """What makes starting and ending hard."""
-        world, engine, cluster = self.cluster.world, self.agent.engine, self.cluster
-        worker = self.agent.manager.workers.get(uid)
-        if step.what == "image" and uid:
-            cluster.put(with_image(cluster.api[uid], (IMAGE, OTHER)[step.amount % 2]))
-        elif step.what == "annotate" and uid:
-            meta = msgspec.structs.replace(
-                cluster.api[uid].metadata, annotations={"at": str(step.amount)}
-            )
-            cluster.put(msgspec.structs.replace(cluster.api[uid], metadata=meta))
-        elif step.what == "no image":
+        world, engine = self.cluster.world, self.agent.engine
+        call = CALLS[step.amount % len(CALLS)]
+        if step.what == "no image":
             found = world.here(IMAGE)
             if found is not None:
                 del world.images[found.id]
@@ -147,14 +140,28 @@ class Story:
             for one in running[step.container :: 3]:
                 if one.labels[CONTAINER_NAME] != SANDBOX:
                     self.agent.probes.failed[one.id] = "liveness"
-            self.agent.manager.probed(uid)
+                    self.agent.manager.probed(one.labels[POD_UID])
         elif step.what == "hook":
             world.commands["b"] = (ExecResult(1, b""), ExecResult(0, b""))[step.pod % 2]
         elif step.what == "hang":
-            engine.hang(CALLS[step.amount % len(CALLS)])
+            engine.hang(call)
         elif step.what == "error":
             error = EngineError("Docker is not well", 500)
-            engine.fail_next(CALLS[step.amount % len(CALLS)], error, times=1 + step.container)
+            engine.fail_next(call, error, times=1 + step.container)
+        else:
+            self.change(step, uid)
+
+    def change(self, step: Step, uid: str) -> None:
+        """What is wanted otherwise."""
+        cluster = self.cluster
+        pod, worker = cluster.api.get(uid), self.agent.manager.workers.get(uid)
+        if step.what == "image" and pod is not None:
+            cluster.put(with_image(pod, (IMAGE, OTHER)[step.amount % 2]))
+        elif step.what == "annotate" and pod is not None:
+            meta = msgspec.structs.replace(pod.metadata, annotations={"at": str(step.amount)})
+            cluster.put(msgspec.structs.replace(pod, metadata=meta))
+        elif step.what == "evict" and worker is not None:
+            worker.give_up("Evicted", "no memory is left", most_grace=step.container)
         elif step.what == "api":
             cluster.go_away()
         elif step.what == "api back":
@@ -165,8 +172,6 @@ class Story:
                 made = static_pod("etcd", str(step.container))
                 cluster.static[made.uid] = made
             cluster.tell()
-        elif step.what == "evict" and worker is not None:
-            worker.give_up("Evicted", "no memory is left", most_grace=step.container)
 
     async def rest(self) -> None:
         """The last agent is left alone for as long as any back-off can last."""
@@ -411,6 +416,27 @@ def test_that_a_sandbox_was_lost_is_told_in_an_event(way: str) -> None:
         await asyncio.sleep(5)
         assert story.cluster.running("uid-web") == ["a"]
         assert [reason for reason, _ in story.cluster.events].count("SandboxChanged") == 1
+        await story.agent.stop()
+
+    run(main())
+
+
+def test_a_pod_deleted_by_force_while_it_is_being_deleted_is_not_waited_for() -> None:
+    """Its containers had an hour, and ignore SIGTERM; then its object is taken away."""
+
+    async def main() -> None:
+        story = Story()
+        world = story.cluster.world
+        world.run("a", Program(ignores=frozenset({"SIGTERM"})))
+        story.cluster.put(make_pod("web", "a"))
+        await asyncio.sleep(5)
+        story.cluster.delete("uid-web", grace=3600)
+        await asyncio.sleep(60)
+        assert story.cluster.running("uid-web") == ["a"]
+        story.cluster.api.pop("uid-web")
+        story.cluster.tell()
+        await asyncio.sleep(10)
+        assert not world.containers
         await story.agent.stop()
 
     run(main())

@@ -176,8 +176,8 @@ def test_keys_that_cannot_be_variables_are_left_out_and_named() -> None:
     data = {"1a": b"", "a b": b"", "..": b"", "ok.x-y": b"1", "bin": b"\xff", "nul": b"a\0b"}
     found = made(pod(sources=[{"configMapRef": {"name": "m"}}]), maps={"m": data})
     assert found.variables == ("ok.x-y=1",)
-    assert "'..', '1a', 'a b'" in found.warnings[0]
-    assert "'bin', 'nul'" in found.warnings[1]
+    assert "'..', '1a', 'a b'" in found.left_out[0]
+    assert "'bin', 'nul'" in found.left_out[1]
 
 
 def test_a_key_that_is_no_text_cannot_be_a_variable() -> None:

@@ -515,3 +515,14 @@ def test_a_status_of_surprising_types_does_no_harm(
     status = build(pod, found, note, NOW, surprise)
     assert status["phase"] in {"Pending", "Running", "Succeeded", "Failed"}
     changed(surprise, status)
+
+
+@pytest.mark.parametrize(("policy", "phase"), [("Never", "Failed"), ("OnFailure", "Pending")])
+def test_an_init_container_that_could_not_join_a_sandbox_that_went_is_judged_as_the_planner_does(
+    policy: str, phase: str
+) -> None:
+    pod = a_pod(init=("init",), policy=policy)
+    failed = one("init", "created", error="No such container: POD-0", exit_code=128)
+    waiting = ContainerNote(waiting=("RunContainerError", "No such container"))
+    status = build(pod, seen(failed, sandbox=None), notes(containers={"init": waiting}), NOW, {})
+    assert status["phase"] == phase

@@ -1,7 +1,7 @@
 """What a worker does besides the lives of pods in ``test_churn``: rest, races, and what hangs."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -20,9 +20,7 @@ from tests.support.virtual import run
 SLOW = Delays(first=10.0, most=300.0)
 
 
-def story(
-    main: Callable[[Cluster, Agent], Coroutine[Any, Any, None]], **parts: Any
-) -> None:
+def story(main: Callable[[Cluster, Agent], Coroutine[Any, Any, None]], **parts: Any) -> None:
     """Have *main* happen to a new cluster and its agent, with *parts* in place of the usual."""
 
     async def play() -> None:
@@ -381,7 +379,7 @@ def test_a_dead_container_that_cannot_be_removed_keeps_the_pod_from_nothing() ->
         for _ in range(2):
             world.exit(world.find("a")[-1].id, 1)
             await asyncio.sleep(5)
-        assert f"remove" in agent.engine.calls
+        assert "remove" in agent.engine.calls
         world.exit(world.find("b")[0].id, 1)
         await asyncio.sleep(5)
         assert cluster.running("uid-web") == ["a", "b"]
@@ -467,7 +465,7 @@ def test_an_agent_that_ends_leaves_no_hook_behind() -> None:
         assert "exec" in agent.engine.calls
         before = asyncio.all_tasks()
         await agent.manager.close()
-        left = [task.get_coro().__qualname__ for task in before if not task.done()]
+        left = [repr(task.get_coro()) for task in before if not task.done()]
         assert [name for name in left if "hook" in name] == []
 
     story(main)
