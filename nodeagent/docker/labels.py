@@ -96,6 +96,7 @@ def seen_of_entry(entry: Entry) -> Seen:
         id=entry.id,
         state=state_of(entry.state),
         image_id=entry.image_id,
+        inspected=False,
         **_identity(entry.id, entry.labels),
     )
 

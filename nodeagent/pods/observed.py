@@ -22,7 +22,8 @@ class Seen:
     ``Container.hash`` at its creation. Times are Docker's RFC 3339 texts, "" for never; *address*
     is the pod's IPv4 address, known for sandboxes only; *grace* is the pod's grace period in
     seconds when it was created. *error* is Docker's reason why it could not be started.
-    *sandbox_id* is the sandbox that a container was made for, by its label.
+    *sandbox_id* is the sandbox that a container was made for, by its label. One that is not
+    *inspected* is known by its line in Docker's list only, which has no exit code.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Seen:
     stop_signal: str = "SIGTERM"
     host_network: bool = False
     sandbox_id: str = ""
+    inspected: bool = True
 
     @property
     def running(self) -> bool:

@@ -161,6 +161,8 @@ class PodWorker:
             return
         parts = self._parts
         self._hold()
+        if self.mode != "remove" and self._unclear():
+            return
         seen = await self._notice()
         self._endings.keep({one.id for one in seen.everything})
         if reason := self._memory.deadline_passed():
@@ -177,6 +179,11 @@ class PodWorker:
             await self._farewell()
             return
         self._set_timer(todo)
+
+    def _unclear(self) -> bool:
+        """Whether Docker has not told yet how a container ended, or at which address it is."""
+        found = self._parts.observer.pod(self.pod.uid).everything
+        return any(not one.inspected for one in found)
 
     def _hold(self) -> None:
         """Have what it refers to followed for as long as something of it may start."""

@@ -155,9 +155,10 @@ def static(name: str) -> str:
 
 
 def test_a_killed_nodeagent_is_followed_by_one_that_adopts_all_pods(world: PodWorld) -> None:
-    """No process ends, nothing is counted as a restart, and the pod does not cease to be Ready."""
+    """No process ends, nothing is counted as a restart, and pod and node do not cease to be Ready."""
     world.create("web", web())
     before = world.ready("web")
+    node = world.api("GET", f"/api/v1/nodes/{NODE}")
     alive = lives(world, "web")
     assert len(alive) == 2
     with told(world) as story:
@@ -165,14 +166,15 @@ def test_a_killed_nodeagent_is_followed_by_one_that_adopts_all_pods(world: PodWo
             world.restart_agent(kill=True)
             after = world.get("web")
             assert ready_since(after) == ready_since(before)
+            assert ready_since(world.api("GET", f"/api/v1/nodes/{NODE}")) == ready_since(node)
             assert status_of(after)["restartCount"] == 0
         assert lives(world, "web") == alive
         assert story.of("web") == story.of("web", SANDBOX) == []
 
 
-def ready_since(pod: Raw) -> tuple[str, str]:
-    """The Ready condition's status and since when it has that."""
-    found = next(one for one in pod["status"]["conditions"] if one["type"] == "Ready")
+def ready_since(thing: Raw) -> tuple[str, str]:
+    """The status of a pod's or node's Ready condition, and since when it has that."""
+    found = next(one for one in thing["status"]["conditions"] if one["type"] == "Ready")
     return found["status"], found["lastTransitionTime"]
 
 

@@ -82,6 +82,7 @@ def test_names_labels_and_settings_are_those_that_other_programs_know(pods: PodW
 def test_the_status_of_a_pod_says_what_docker_says(pods: PodWorld) -> None:
     """Ids, image, start, conditions, addresses, class; events tell the way there."""
     pods.create("told", [sleeper()])
+    pods.ready("told")
     # Docker's list, which may be faster than an inspect, does not tell the start.
     pod = pods.wait("told", lambda p: "startedAt" in state(p).get("running", {}), "it has begun")
     status, one, document = pod["status"], status_of(pod), pods.container("told")
