@@ -73,7 +73,8 @@ class Errands:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("pod %s: a fault in the program", self._pod.key, exc_info=error)
+            text = f"a fault in the program: {type(error).__name__}: {error}"
+            log.error("pod %s: %s", self._pod.key, text, exc_info=error)
         self._on_end()
 
     async def _refresh(self, pod: Pod) -> None:

@@ -155,7 +155,7 @@ def static(name: str) -> str:
 
 
 def test_a_killed_nodeagent_is_followed_by_one_that_adopts_all_pods(world: PodWorld) -> None:
-    """No process ends, nothing is counted as a restart, and pod and node do not cease to be Ready."""
+    """No process ends, nothing counts as a restart, and pod and node do not cease to be Ready."""
     world.create("web", web())
     before = world.ready("web")
     node = world.api("GET", f"/api/v1/nodes/{NODE}")
