@@ -1,7 +1,6 @@
 """The netd command."""
 
 import asyncio
-import fcntl
 import json
 import os
 import socket
@@ -13,8 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from hostkit import logs
+from hostkit.cli import (
+    EXIT_FAILED,
+    EXIT_NOT_READY,
+    EXIT_NOT_RUNNING,
+    EXIT_OK,
+    EXIT_USAGE,
+    answer,
+    guarded,
+    hold_name,
+    lock_file,
+    print_config,
+    print_steps,
+    say,
+)
 from hostkit.config import ConfigError, Settings, nearest, usage
-from hostkit.errors import HostkitError
 from netd.config import OPTIONS, Halves, halves_to_clean, halves_to_run, load_settings
 from netd.control import NotRunningError, ask_explain, ask_status
 
@@ -27,8 +39,6 @@ COMMANDS = {
     "help": "print this",
 }
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_NOT_READY = 0, 1, 2, 3, 4
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the netd command; returns the exit status."""
@@ -37,24 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(arguments, os.environ)
         command = _command(settings)
     except ConfigError as error:
-        _say(f"netd: {error}")
-        _say("netd: 'netd help' lists commands and flags")
+        say(f"netd: {error}")
+        say("netd: 'netd help' lists commands and flags")
         return EXIT_USAGE
-    try:
-        return _dispatch(command, settings)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader went away (netd status | head): nothing is wrong. Python would complain
-        # once more while closing standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
-    except HostkitError as error:
-        _say(f"netd: {error}")
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
-    except OSError as error:
-        _say(f"netd: {error}")
-        return EXIT_FAILED
+    return guarded("netd", lambda: _dispatch(command, settings))
 
 
 def _command(settings: Settings) -> str:
@@ -74,13 +70,13 @@ def _command(settings: Settings) -> str:
 
 def _dispatch(command: str, settings: Settings) -> int:
     if settings["help"] or settings["h"] or command == "help":
-        _print(_help())
+        answer(_help())
         return EXIT_OK
     if settings["version"] or command == "version":
-        _print(f"netd {version('barenode')}")
+        answer(f"netd {version('barenode')}")
         return EXIT_OK
     if settings["print-config"]:
-        return _print_config(settings)
+        return print_config(settings)
     if command == "status":
         return asyncio.run(_ask(settings, ask_status, _show_status))
     if command == "explain":
@@ -89,7 +85,7 @@ def _dispatch(command: str, settings: Settings) -> int:
             _ask(settings, lambda path: ask_explain(path, target), _show_explanation)
         )
     if os.geteuid() != 0:
-        _say(f"netd: {command} needs root: it programs links, routes and iptables")
+        say(f"netd: {command} needs root: it programs links, routes and iptables")
         return EXIT_FAILED
     logs.setup(settings["v"])
     return _run(settings) if command == "run" else _cleanup(settings)
@@ -107,19 +103,6 @@ def _help() -> str:
         "             2 wrong usage or setting, 3 netd is not running,\n"
         "             4 netd runs but is not ready (status)"
     )
-
-
-def _print_config(settings: Settings) -> int:
-    rows = settings.table()
-    if settings["json"]:
-        document = {name: {"value": value, "from": origin} for name, value, origin in rows}
-        _print(json.dumps(document, indent=2))
-        return EXIT_OK
-    width = max(len(name) for name, _, _ in rows)
-    value_width = min(48, max(len(value) for _, value, _ in rows))
-    for name, value, origin in rows:
-        _print(f"{name:{width}}  {value or '(none)':{value_width}}  {origin}")
-    return EXIT_OK
 
 
 def _run(settings: Settings) -> int:
@@ -155,34 +138,25 @@ def _hold(settings: Settings, halves: Halves, held: ExitStack) -> bool:
 def _lock(settings: Settings) -> int | None:
     """Hold the run directory; two daemons would undo each other's work."""
     folder = Path(settings["run-dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "netd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        _say(
+    descriptor = lock_file(folder / "netd.lock")
+    if descriptor is None:
+        say(
             f"netd: another netd holds {folder}: stop it first, or use another --run-dir for a "
             "netd of the other half"
         )
-        return None
     return descriptor
 
 
 def _alone(half: str) -> socket.socket | None:
     """Hold one half of this network namespace, whatever the run directory: abstract sockets are
     per network namespace and vanish with their process, unix(7)."""
-    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        held.bind(f"\0barenode-netd-{half}")
-    except OSError:
-        held.close()
+    held = hold_name(f"netd-{half}")
+    if held is None:
         keeps = "keeps the overlay" if half == "overlay" else "balances the services"
-        _say(
+        say(
             f"netd: another netd {keeps} of this network namespace: stop it first, or use "
             f"--{half}=off"
         )
-        return None
     return held
 
 
@@ -195,12 +169,7 @@ def _cleanup(settings: Settings) -> int:
             return EXIT_FAILED
         steps = asyncio.run(Cleanup(settings, SubprocessRunner()).run())
     (Path(settings["run-dir"]) / "netd.lock").unlink(missing_ok=True)
-    if settings["json"]:
-        _print(json.dumps([{"what": s.what, "result": s.result, "ok": s.ok} for s in steps]))
-    else:
-        for step in steps:
-            _print(f"{step.what:9} {'' if step.ok else 'FAILED: '}{step.result}")
-    return EXIT_OK if all(step.ok for step in steps) else EXIT_FAILED
+    return print_steps(steps, as_json=settings["json"])
 
 
 async def _ask(
@@ -213,16 +182,16 @@ async def _ask(
         document = await ask(Path(settings["run-dir"]) / "netd.sock")
     except NotRunningError as error:
         if settings["json"]:
-            _print(json.dumps({"running": False, "error": str(error)}))
+            answer(json.dumps({"running": False, "error": str(error)}))
         else:
-            _say(f"netd: {error}; what it programmed stays in place")
+            say(f"netd: {error}; what it programmed stays in place")
         return EXIT_NOT_RUNNING
     return show(document, settings["json"])
 
 
 def _show_status(document: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        _print(json.dumps({"running": True, **document}, indent=2))
+        answer(json.dumps({"running": True, **document}, indent=2))
     else:
         from rich.console import Console  # noqa: PLC0415
 
@@ -242,7 +211,7 @@ def _target(settings: Settings) -> str:
 
 def _show_explanation(document: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        _print(json.dumps(document, indent=2))
+        answer(json.dumps(document, indent=2))
     else:
         from rich.console import Console  # noqa: PLC0415
 
@@ -251,14 +220,6 @@ def _show_explanation(document: dict[str, Any], as_json: bool) -> int:
         show(document, Console(highlight=False))
     answered = any(one["endpoints"] for one in document["answers"])
     return EXIT_OK if document["found"] and answered else EXIT_FAILED
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - a command's own words
-
-
-def _print(text: str) -> None:
-    print(text)  # noqa: T201 - a command's answer
 
 
 if __name__ == "__main__":

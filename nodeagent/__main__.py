@@ -1,7 +1,6 @@
 """The nodeagent command."""
 
 import asyncio
-import fcntl
 import json
 import os
 import socket
@@ -14,8 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from hostkit import logs
+from hostkit.cli import (
+    EXIT_FAILED,
+    EXIT_NOT_READY,
+    EXIT_NOT_RUNNING,
+    EXIT_OK,
+    EXIT_USAGE,
+    answer,
+    guarded,
+    hold_name,
+    lock_file,
+    print_config,
+    print_steps,
+    say,
+)
 from hostkit.config import ConfigError, Settings, nearest, usage
-from hostkit.errors import HostkitError
 from nodeagent.config import OPTIONS, docker_socket, load_settings, sources
 from nodeagent.control import NotRunningError, ask_status, control_socket
 
@@ -27,8 +39,6 @@ COMMANDS = {
     "help": "print this",
 }
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_NOT_READY = 0, 1, 2, 3, 4
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the nodeagent command; returns the exit status."""
@@ -37,24 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_settings(arguments, os.environ)
         command = _command(settings)
     except ConfigError as error:
-        _say(f"nodeagent: {error}")
-        _say("nodeagent: 'nodeagent help' lists commands and flags")
+        say(f"nodeagent: {error}")
+        say("nodeagent: 'nodeagent help' lists commands and flags")
         return EXIT_USAGE
-    try:
-        return _dispatch(command, settings)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader went away (nodeagent status | head): nothing is wrong. Python would complain
-        # once more while closing standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
-    except HostkitError as error:
-        _say(f"nodeagent: {error}")
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
-    except OSError as error:
-        _say(f"nodeagent: {error}")
-        return EXIT_FAILED
+    return guarded("nodeagent", lambda: _dispatch(command, settings))
 
 
 def _command(settings: Settings) -> str:
@@ -68,19 +64,19 @@ def _command(settings: Settings) -> str:
 
 def _dispatch(command: str, settings: Settings) -> int:
     if settings["help"] or settings["h"] or command == "help":
-        _print(_help())
+        answer(_help())
         return EXIT_OK
     if settings["version"] or command == "version":
-        _print(f"nodeagent {version('barenode')}")
+        answer(f"nodeagent {version('barenode')}")
         return EXIT_OK
     if settings["print-config"]:
-        return _print_config(settings)
+        return print_config(settings)
     if command == "status":
         return asyncio.run(_status(settings))
     if command == "run":
         sources(settings)
     if os.geteuid() != 0:
-        _say(f"nodeagent: {command} needs root: it mounts volumes and makes cgroups")
+        say(f"nodeagent: {command} needs root: it mounts volumes and makes cgroups")
         return EXIT_FAILED
     logs.setup(settings["v"])
     return _run(settings) if command == "run" else _cleanup(settings)
@@ -98,19 +94,6 @@ def _help() -> str:
         "exit status: 0 done, 1 failed, 2 wrong usage or setting,\n"
         "             3 nodeagent is not running, 4 nodeagent runs but is not ready (status)"
     )
-
-
-def _print_config(settings: Settings) -> int:
-    rows = settings.table()
-    if settings["json"]:
-        document = {name: {"value": value, "from": origin} for name, value, origin in rows}
-        _print(json.dumps(document, indent=2))
-        return EXIT_OK
-    width = max(len(name) for name, _, _ in rows)
-    value_width = min(48, max(len(value) for _, value, _ in rows))
-    for name, value, origin in rows:
-        _print(f"{name:{width}}  {value or '(none)':{value_width}}  {origin}")
-    return EXIT_OK
 
 
 def _run(settings: Settings) -> int:
@@ -143,14 +126,9 @@ def _hold(settings: Settings, held: ExitStack) -> bool:
 def _lock(settings: Settings) -> int | None:
     """Hold the run directory; two daemons would undo each other's work."""
     folder = Path(settings["run-dir"])
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "nodeagent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        _say(f"nodeagent: another nodeagent holds {folder}: stop it first")
-        return None
+    descriptor = lock_file(folder / "nodeagent.lock")
+    if descriptor is None:
+        say(f"nodeagent: another nodeagent holds {folder}: stop it first")
     return descriptor
 
 
@@ -159,13 +137,9 @@ def _alone(docker: Path) -> socket.socket | None:
     and vanish with their process, unix(7)."""
     # Such a name has at most 107 bytes, a path may have more.
     digest = sha256(os.fsencode(docker.resolve())).hexdigest()[:32]
-    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        held.bind(f"\0barenode-nodeagent-{digest}")
-    except OSError:
-        held.close()
-        _say(f"nodeagent: another nodeagent runs pods through {docker}: stop it first")
-        return None
+    held = hold_name(f"nodeagent-{digest}")
+    if held is None:
+        say(f"nodeagent: another nodeagent runs pods through {docker}: stop it first")
     return held
 
 
@@ -181,12 +155,7 @@ def _cleanup(settings: Settings) -> int:
     (folder / "nodeagent.lock").unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
-    if settings["json"]:
-        _print(json.dumps([{"what": s.what, "result": s.result, "ok": s.ok} for s in steps]))
-    else:
-        for step in steps:
-            _print(f"{step.what:10} {'' if step.ok else 'FAILED: '}{step.result}")
-    return EXIT_OK if all(step.ok for step in steps) else EXIT_FAILED
+    return print_steps(steps, as_json=settings["json"])
 
 
 async def _status(settings: Settings) -> int:
@@ -195,20 +164,20 @@ async def _status(settings: Settings) -> int:
         document = await ask_status(control_socket(settings["run-dir"]))
     except NotRunningError as error:
         if settings["json"]:
-            _print(json.dumps({"running": False, "error": str(error)}))
+            answer(json.dumps({"running": False, "error": str(error)}))
         else:
-            _say(f"nodeagent: {error}; containers go on running, but nothing heals them")
+            say(f"nodeagent: {error}; containers go on running, but nothing heals them")
         return EXIT_NOT_RUNNING
     try:
         return _show_status(document, settings["json"])
     except (KeyError, TypeError):
-        _say("nodeagent: the running nodeagent is of another release than this command: restart it")
+        say("nodeagent: the running nodeagent is of another release than this command: restart it")
         return EXIT_FAILED
 
 
 def _show_status(document: dict[str, Any], as_json: bool) -> int:
     if as_json:
-        _print(json.dumps({"running": True, **document}, indent=2))
+        answer(json.dumps({"running": True, **document}, indent=2))
     else:
         from rich.console import Console  # noqa: PLC0415 - not for --json
 
@@ -216,14 +185,6 @@ def _show_status(document: dict[str, Any], as_json: bool) -> int:
 
         show(document, Console(highlight=False))
     return EXIT_OK if document["ready"] else EXIT_NOT_READY
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - a command's own words
-
-
-def _print(text: str) -> None:
-    print(text)  # noqa: T201 - a command's answer
 
 
 if __name__ == "__main__":

@@ -280,7 +280,7 @@ class NodeAgentApp:
             recorder=self.recorder,
             runner=self._runner,
             problems=self.problems,
-            metrics=self._kubelet,
+            metrics=self.metrics,
             node=self.keeper.local,
             node_uid=self._node_uid,
             pressure=lambda: self.pressure.active,

@@ -113,6 +113,7 @@ class PodHalf:
         node_uid: Callable[[], str | None],
         pressure: Callable[[], frozenset[str]],
     ) -> None:
+        kubelet = metrics.under("kubelet")
         self.settings = settings
         self.host = host
         self._engine = engine
@@ -123,12 +124,12 @@ class PodHalf:
         self._security = frozenset(
             option.partition("name=")[2].partition(",")[0] for option in info.security_options
         )
-        self.observer = Observer(engine, self._observed, metrics=metrics)
+        self.observer = Observer(engine, self._observed, metrics=kubelet)
         self.objects = (
             NoObjects() if client is None else ApiObjects(client, self._objects_changed, problems)
         )
         self.volumes = Volumes(host, self.objects, recorder, runner, clock=time.monotonic)
-        self.probes = Probes(engine, recorder, self._probed, metrics=metrics)
+        self.probes = Probes(engine, recorder, self._probed, metrics=kubelet)
         self.statuses = None if client is None else StatusWriter(client, problems, metrics)
         self.cgroups = PodCgroups(host, runner, problems)
         self.images = Images(
@@ -151,7 +152,7 @@ class PodHalf:
             self.parts, self.observer, sources, admit=self._admit, mirror=self.mirror,
             on_status=self._reported,
         )  # fmt: skip
-        self._started = metrics.histogram(
+        self._started = kubelet.histogram(
             "pod_start_duration_seconds", "From a pod's being seen to its running.",
             (0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300),
         )  # fmt: skip

@@ -11,10 +11,10 @@ import msgspec
 
 from nodeagent.api.port import Objects
 from nodeagent.errors import PodError
+from nodeagent.pods.affinity import NodeSelector, matches
 from nodeagent.pods.known import Known, convert
 from nodeagent.pods.model import Pod
 from nodeagent.pods.volume import HostPath, NfsVolume, Volume
-from nodeagent.volumes.affinity import Selector, selects
 from nodeagent.volumes.payload import REASON
 
 MOUNT_OPTIONS = "volume.beta.kubernetes.io/mount-options"
@@ -77,7 +77,7 @@ class _Local(Known, frozen=True):
 
 
 class _VolumeAffinity(Known, frozen=True):
-    required: Selector | None = None
+    required: NodeSelector | None = None
 
 
 class _PvSpec(Known, frozen=True):
@@ -147,7 +147,7 @@ async def _check_node(objects: Objects, found: _PersistentVolume, node: str, wha
         return
     document = await objects.get(f"/api/v1/nodes/{quote(node, safe='')}")
     here = _decoded(document, _Node, f"Node {node!r}")
-    if not selects(required, here.metadata.labels, node):
+    if not matches(required, here.metadata.labels, node):
         raise PodError(REASON, f"{what} cannot be used on node {node}: its nodeAffinity says so")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nodeagent.errors import PodError
-from nodeagent.volumes.affinity import Requirement, Selector, Term, selects
+from nodeagent.pods.affinity import NodeSelector, Requirement, Term, matches
 from nodeagent.volumes.backing import Backing
 from nodeagent.volumes.hostpath import ensure
 
@@ -100,13 +100,13 @@ def test_a_requirement_is_about_a_label(
     key: str, operator: str, values: tuple[str, ...], wanted: bool
 ) -> None:
     term = Term(match_expressions=(Requirement(key, operator, values),))
-    assert selects(Selector((term,)), LABELS, "n1") is wanted
+    assert matches(NodeSelector((term,)), LABELS, "n1") is wanted
 
 
 def test_one_term_is_enough_and_all_of_its_requirements_must_hold() -> None:
     here = Requirement("metadata.name", "In", ("n1",))
     fits = Term((Requirement("disk", "Exists"),), (here,))
-    assert selects(Selector((Term(), fits)), LABELS, "n1")
-    assert not selects(Selector((Term(), fits)), LABELS, "n2")
-    assert not selects(Selector((Term(),)), LABELS, "n1")
-    assert not selects(Selector(), LABELS, "n1")
+    assert matches(NodeSelector((Term(), fits)), LABELS, "n1")
+    assert not matches(NodeSelector((Term(), fits)), LABELS, "n2")
+    assert not matches(NodeSelector((Term(),)), LABELS, "n1")
+    assert not matches(NodeSelector(), LABELS, "n1")
