@@ -239,7 +239,9 @@ class View:
         before = text_of(self.previous.get("phase"))
         if before in FINAL:
             return before
-        if self.notes.failed is not None or self._init_failed(init):
+        # Whoever counts what is free on the node takes the room of a pod that has failed.
+        given_up = self.notes.failed is not None and not self._runs()
+        if given_up or self._init_failed(init):
             return "Failed"
         ends = [_exit_code(entry["state"]) for entry in apps]
         if ends and all(self._for_good(code) for code in ends):
@@ -248,6 +250,10 @@ class View:
             entry["lastState"] or "waiting" not in entry["state"] for entry in apps
         )
         return "Running" if before == "Running" or (started and self.initialized) else "Pending"
+
+    def _runs(self) -> bool:
+        """Whether a container of the pod has a process."""
+        return any(one.running for group in self.seen.containers.values() for one in group)
 
     def _for_good(self, code: int) -> bool:
         if code == _RUNS:

@@ -273,9 +273,14 @@ def test_an_attempt_that_is_only_created_changes_nothing_yet() -> None:
     assert build(a_pod(), found, notes(), LATER, first) == first
 
 
-def test_a_pod_that_is_given_up_is_failed_at_once_and_for_good() -> None:
+def test_a_pod_that_is_given_up_is_failed_for_good_once_nothing_of_it_runs() -> None:
     first = build(a_pod(), seen(one("app")), notes(), NOW, {})
-    failed = build(a_pod(), seen(one("app")), notes(failed=("Evicted", "disk")), LATER, first)
+    given = notes(failed=("Evicted", "disk"))
+    ending = build(a_pod(), seen(one("app")), given, LATER, first)
+    assert (ending["phase"], ending["reason"]) == ("Running", "Evicted")
+    assert not app(ending)["ready"]
+    assert condition(ending, "Ready")["status"] == "False"
+    failed = build(a_pod(), seen(one("app", "exited", exit_code=137)), given, LATER, ending)
     assert (failed["phase"], failed["reason"], failed["message"]) == ("Failed", "Evicted", "disk")
     assert not app(failed)["ready"]
     assert condition(failed, "Ready")["reason"] == "PodFailed"
