@@ -2,6 +2,7 @@
 
 import calendar
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nodeagent.podhalf import PodHalf
@@ -60,6 +61,7 @@ def _pod(worker: PodWorker) -> Json:
     entries = [*dicts_of(status.get("initContainerStatuses")), *apps]
     ready = sum(bool(entry.get("ready")) for entry in apps)
     wanted = len(worker.pod.spec.containers)
+    waits = worker.waits
     phase = "Terminating" if worker.mode == "remove" else str(status.get("phase") or "Pending")
     return {
         "uid": worker.pod.uid,
@@ -72,21 +74,25 @@ def _pod(worker: PodWorker) -> Json:
         "address": str(status.get("podIP") or ""),
         "message": str(status.get("message") or ""),
         "started": _unix(str(status.get("startTime") or "")),
-        "containers": [_container(entry) for entry in entries],
+        "containers": [_container(entry, waits) for entry in entries],
     }
 
 
-def _container(entry: Json) -> Json:
+def _container(entry: Json, waits: Mapping[str, float]) -> Json:
     state = dict_of(entry.get("state"))
     kind = next(iter(state), "waiting")
     detail = dict_of(state.get(kind))
-    return {
-        "name": entry.get("name", ""),
+    name = str(entry.get("name") or "")
+    found: Json = {
+        "name": name,
         "state": kind,
         "reason": str(detail.get("reason") or ""),
         "message": str(detail.get("message") or ""),
         "restarts": _count(entry),
     }
+    if name in waits:
+        found["retry_in"] = round(waits[name], 1)
+    return found
 
 
 def _count(entry: Json) -> int:

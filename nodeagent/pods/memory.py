@@ -118,12 +118,20 @@ class Memory:
         """Whether a container that ended has to wait before it is started again."""
         return self._left(self._crashes, name) > 0
 
-    def known(self, busy: frozenset[str], probes: Probing) -> Known:
-        """All of it, for the planner."""
+    def left(self) -> dict[str, float]:
+        """Seconds until each container that waits is started again."""
+        now = self._parts.clock()
+        return {name: until - now for name, until in self._all_waits().items() if until > now}
+
+    def _all_waits(self) -> dict[str, float]:
         waits: dict[str, float] = {}
         for backoffs in (self._crashes, self._pulls, self._configs):
             for name, until in backoffs.waits.items():
                 waits[name] = max(until, waits.get(name, 0.0))
+        return waits
+
+    def known(self, busy: frozenset[str], probes: Probing) -> Known:
+        """All of it, for the planner."""
         condemned = {}
         for one in self._seen_running:
             verdict = probes.verdict(one)
@@ -131,8 +139,8 @@ class Memory:
                 text = f"{verdict.failed} probe failed: {verdict.message}"
                 condemned[one] = Verdict("Unhealthy", text, verdict.grace)
         return Known(
-            ran=dict(self._ran), ended=dict(self._ended), waits=waits, condemned=condemned,
-            busy=busy, keep_dead=self._parts.keep_dead,
+            ran=dict(self._ran), ended=dict(self._ended), waits=self._all_waits(),
+            condemned=condemned, busy=busy, keep_dead=self._parts.keep_dead,
         )  # fmt: skip
 
     def done(self, name: str) -> None:

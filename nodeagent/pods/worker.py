@@ -101,6 +101,11 @@ class PodWorker:
         """Whether it has ended for good, so that it takes no room on the node."""
         return self.mode != "run" or text_of(self.status.get("phase")) in FINAL
 
+    @property
+    def waits(self) -> dict[str, float]:
+        """Seconds until each container that waits is started again."""
+        return self._memory.left()
+
     def update(self, pod: Pod) -> None:
         """The pod as it is wanted now."""
         if _shown(pod) != _shown(self.pod):
@@ -174,8 +179,11 @@ class PodWorker:
         self._report(seen)
         self._refresh_volumes()
         self._errands.remove(todo.removes)
-        busy = self._operations.busy or self._errands.busy
-        if self.mode == "remove" and todo.gone and not busy:
+        if (
+            self.mode == "remove"
+            and todo.gone
+            and not (self._operations.busy or self._errands.busy)
+        ):
             await self._farewell()
             return
         self._set_timer(todo)

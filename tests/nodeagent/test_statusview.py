@@ -28,7 +28,9 @@ STATUS = st.dictionaries(
 
 def shown(status: dict[str, Any], mode: str = "run") -> dict[str, Any]:
     """One pod's section."""
-    worker = SimpleNamespace(pod=make_pod("web", "a", "b"), status=status, mode=mode)
+    worker = SimpleNamespace(
+        pod=make_pod("web", "a", "b"), status=status, mode=mode, waits={"b": 7.3333}
+    )
     return statusview._pod(worker)  # type: ignore[arg-type]
 
 
@@ -47,6 +49,7 @@ def test_a_running_pod_is_shown_with_its_containers() -> None:
     assert [(one["state"], one["reason"]) for one in found["containers"]] == [
         ("running", ""), ("waiting", "CrashLoopBackOff"),
     ]  # fmt: skip
+    assert [one.get("retry_in") for one in found["containers"]] == [None, 7.3]
 
 
 @pytest.mark.parametrize(
