@@ -99,3 +99,13 @@ class Errands:
             level = logging.WARNING if self._failures == 1 else logging.DEBUG
             log.log(level, "pod %s: a container is not removed yet: %s", self._pod.key, error)
             await asyncio.sleep(_BACKOFF.delay(self._failures))
+
+
+async def tear_down(parts: Parts, uid: str) -> None:
+    """Delete the files of a pod; raises PodError while that does not go."""
+    try:
+        await parts.volumes.teardown(uid)
+    except PodError as error:
+        # A UID that cannot be the name of a folder never had one.
+        if not error.final:
+            raise

@@ -23,7 +23,7 @@ from nodeagent.errors import EngineError, PodError
 from nodeagent.pods.containerstatus import FINAL, text_of
 from nodeagent.pods.endings import Endings
 from nodeagent.pods.environment import references
-from nodeagent.pods.errands import Errands
+from nodeagent.pods.errands import Errands, tear_down
 from nodeagent.pods.launch import Launcher, event_reason
 from nodeagent.pods.memory import Memory
 from nodeagent.pods.messages import last_words
@@ -179,11 +179,8 @@ class PodWorker:
         self._report(seen)
         self._refresh_volumes()
         self._errands.remove(todo.removes)
-        if (
-            self.mode == "remove"
-            and todo.gone
-            and not (self._operations.busy or self._errands.busy)
-        ):
+        busy = self._operations.busy or self._errands.busy
+        if self.mode == "remove" and todo.gone and not busy:
             await self._farewell()
             return
         self._set_timer(todo)
@@ -365,7 +362,7 @@ class PodWorker:
         uid = self.pod.uid
         self._parts.probes.forget(uid)
         await self._launcher.close()
-        await asyncio.gather(self._tear_down(), self._parts.cgroups.remove(uid))
+        await asyncio.gather(tear_down(self._parts, uid), self._parts.cgroups.remove(uid))
         target = None if self.orphan or self.pod.is_static else self._target()
         # One that the API server only does not show any more is nobody's to delete.
         is_due = target is not None and bool(target.metadata.deletion_timestamp)
@@ -374,14 +371,6 @@ class PodWorker:
         self._parts.objects.release(uid)
         self._gone = True
         self._on_gone(self)
-
-    async def _tear_down(self) -> None:
-        try:
-            await self._parts.volumes.teardown(self.pod.uid)
-        except PodError as error:
-            # A UID that cannot be the name of a folder never had one.
-            if not error.final:
-                raise
 
     def _set_timer(self, todo: Plan) -> None:
         """Look again when a wait ends, a deadline passes or volumes are due."""
