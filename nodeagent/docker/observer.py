@@ -125,6 +125,23 @@ class Observer:
         self._announce()
         return self.pod(uid)
 
+    async def started(self, container: str) -> None:
+        """Have the record of a container that was just started show it so; raises EngineError.
+
+        One question at most: mostly the event of the start has asked it already.
+        """
+        while not self._shows_start(container) and (task := self._tasks.get(container)):
+            await asyncio.wait((task,))
+        if not self._shows_start(container):
+            try:
+                await self._inspect(container)
+            finally:
+                self._announce()
+
+    def _shows_start(self, container: str) -> bool:
+        known = self._records.get(container)
+        return known is not None and known.inspected and known.state != "created"
+
     # --- the loop ---
 
     async def run(self) -> None:

@@ -16,7 +16,7 @@ from nodeagent.api.port import SecretData
 from nodeagent.docker.api import Image
 from nodeagent.docker.creation import ContainerInputs, container_config, sandbox_config
 from nodeagent.docker.labels import container_name
-from nodeagent.errors import EngineConflict, EngineError, PodError
+from nodeagent.errors import EngineConflict, EngineError, EngineNotFound, PodError
 from nodeagent.pods.container import Container, SeccompProfile
 from nodeagent.pods.dns import dns_for
 from nodeagent.pods.environment import (
@@ -73,14 +73,16 @@ class Launcher:
         self.digests: dict[str, str] = {}
         self._fetching: dict[str, _Fetch] = {}
 
-    async def sandbox(self, pod: Pod, start: Start, first: Sequence[Container]) -> None:
-        """Start the sandbox; meanwhile the images of the *first* containers are fetched."""
+    async def sandbox(self, pod: Pod, start: Start, first: Sequence[Container]) -> str | None:
+        """Start the sandbox; meanwhile the images of the *first* containers are fetched.
+
+        Gives what ``container`` does.
+        """
         for container in first:
             self._fetch(pod, container)
         ahead = asyncio.create_task(self._prepare(pod))
         try:
             host = self._parts.host
-            await self._parts.pause(pod)
             text = _read(host.resolv_conf)
             dns, warnings = dns_for(pod, host, text)
             for warning in warnings:
@@ -89,8 +91,14 @@ class Launcher:
                 pod, host, start.attempt, dns=dns, cgroup_parent=await self._parent(pod)
             )
             await self._replace(pod, start)
-            made = await self._create(container_name(pod, SANDBOX, start.attempt), config)
-            await self._start(made, "FailedCreatePodSandBox")
+            name = container_name(pod, SANDBOX, start.attempt)
+            try:
+                made = await self._create(name, config)
+            except EngineNotFound:
+                # Its image, which is nearly always there: so it is not asked for each time.
+                await self._parts.pause(pod)
+                made = await self._create(name, config)
+            return await self._start(made, start, "FailedCreatePodSandBox")
         except asyncio.CancelledError:
             ahead.cancel()
             raise
@@ -144,8 +152,11 @@ class Launcher:
 
     async def container(
         self, pod: Pod, container: Container, start: Start, sandbox: Seen, address: str
-    ) -> None:
-        """Start one instance of *container* and run its postStart hook; raises PodError."""
+    ) -> str | None:
+        """Start one instance of *container* and run its postStart hook; raises PodError.
+
+        Gives its id, or None when others of the pod changed as well.
+        """
         task = self._fetch(pod, container)
         try:
             image = await task
@@ -165,12 +176,13 @@ class Launcher:
         self._parts.recorder.pod(
             pod, "Normal", "Created", f"Created container {container.name}", container.name
         )
-        await self._start(made, "RunContainerError")
+        started = await self._start(made, start, "RunContainerError")
         self._parts.recorder.pod(
             pod, "Normal", "Started", f"Started container {container.name}", container.name
         )
         if container.lifecycle.post_start is not None:
             await self._post_start(pod, container, made, address)
+        return started
 
     async def _config(
         self,
@@ -269,11 +281,12 @@ class Launcher:
                     )
                 await self._parts.engine.remove(entry.id)
 
-    async def _start(self, made: str, reason: str) -> None:
+    async def _start(self, made: str, start: Start, reason: str) -> str | None:
         try:
             await self._parts.engine.start(made)
         except EngineError as error:
             raise PodError(reason, str(error)) from error
+        return None if start.replaces else made
 
     async def _post_start(self, pod: Pod, container: Container, made: str, address: str) -> None:
         hook = container.lifecycle.post_start

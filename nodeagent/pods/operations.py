@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-Work = Callable[[], Awaitable[None]]
+Work = Callable[[], Awaitable[str | None]]
+"""An operation; it gives the id of a container when its start was all that changed."""
 
 
 class Operations:

@@ -24,6 +24,10 @@ class Observing(Protocol):
         """A pod's containers, read now."""
         ...
 
+    async def started(self, container: str) -> None:
+        """Have the cache show a container, by its id, as it is after its start."""
+        ...
+
 
 class ImageKeeping(Protocol):
     """Images."""

@@ -229,8 +229,8 @@ class PodWorker:
             if kill.seen.name not in self._operations.busy:
                 container = self._memory.container(kill.seen.name)
                 grace = self._grace(kill.grace)
-                work = partial(self._endings.end, self.pod, container, kill, grace)
-                self._operations.begin(kill.seen.name, work)
+                ending = partial(self._endings.end, self.pod, container, kill, grace)
+                self._operations.begin(kill.seen.name, ending)
         for start in todo.starts:
             if start.name == SANDBOX:
                 self._operations.begin(
@@ -242,8 +242,9 @@ class PodWorker:
 
     async def _operation(self, name: str, work: Work) -> None:
         """Do *work*, and read what came of it."""
+        started = None
         try:
-            await work()
+            started = await work()
             self._memory.done(name)
         except PodError as error:
             self._complain(name, error)
@@ -259,7 +260,8 @@ class PodWorker:
         finally:
             try:
                 if not self._closing:
-                    await self._parts.observer.refresh(self.pod.uid)
+                    look = self._parts.observer
+                    await (look.started(started) if started else look.refresh(self.pod.uid))
             except EngineError as error:
                 log.debug("pod %s: not looked at: %s", self.pod.key, error)
 
@@ -273,20 +275,21 @@ class PodWorker:
         if error.final:
             self.give_up(error.reason, text)
 
-    async def _start_sandbox(self, start: Start, seen: PodSeen) -> None:
+    async def _start_sandbox(self, start: Start, seen: PodSeen) -> str | None:
         if start.attempt or seen.containers:
             self._parts.recorder.pod(
                 self.pod, "Normal", "SandboxChanged",
                 "the pod's sandbox is gone: it and the containers in it are started again",
             )  # fmt: skip
         first = self.pod.spec.init_containers[:1] or self.pod.spec.containers
-        await self._launcher.sandbox(self.pod, start, first)
+        return await self._launcher.sandbox(self.pod, start, first)
 
-    async def _start(self, start: Start, sandbox: Seen) -> None:
+    async def _start(self, start: Start, sandbox: Seen) -> str | None:
         container = self._memory.container(start.name)
-        if container is not None:
-            address = self._address(sandbox)
-            await self._launcher.container(self.pod, container, start, sandbox, address)
+        if container is None:
+            return None
+        address = self._address(sandbox)
+        return await self._launcher.container(self.pod, container, start, sandbox, address)
 
     def _address(self, sandbox: Seen | None) -> str:
         if self.pod.spec.host_network:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,12 +74,16 @@ class Setup:
     def make(self, name: str = "c", uid: str = "u-1", attempt: int = 0, **host: Any) -> str:
         """Create and start a container from outside, without an event being heard of."""
         streams, self.world.streams = self.world.streams, set()
-        one = pod(uid=uid)
-        body = {"Image": IMAGE, "Labels": labels_for(one, name, attempt), "HostConfig": host}
-        made = self.world.create(container_name(one, name, attempt), body)
+        made = self.create(name, uid, attempt, **host)
         self.world.start(self.world.containers[made])
         self.world.streams = streams
         return made
+
+    def create(self, name: str = "c", uid: str = "u-1", attempt: int = 0, **host: Any) -> str:
+        """Create a container from outside."""
+        one = pod(uid=uid)
+        body = {"Image": IMAGE, "Labels": labels_for(one, name, attempt), "HostConfig": host}
+        return self.world.create(container_name(one, name, attempt), body)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Observer]:
@@ -268,6 +273,53 @@ async def test_a_refresh_that_fails_is_raised() -> None:
                 raise AssertionError("nothing was raised")
             setup.world.exit(made, 1)
             setup.engine.fail_next("inspect", EngineError("odd", 500), times=9)
+
+
+async def test_a_start_that_its_event_has_shown_costs_no_further_question() -> None:
+    setup = Setup()
+    async with setup.running() as observer:
+        made = setup.create()
+        await setup.engine.start(made)
+        await observer.started(made)
+        assert observer.pod("u-1").everything[0].running
+        await observer.started(made)
+        assert setup.count("inspect") == 1
+
+
+async def test_a_start_whose_event_was_lost_is_seen_with_one_question() -> None:
+    setup = Setup()
+    async with setup.running() as observer:
+        setup.world.streams.clear()
+        made = setup.create()
+        await setup.engine.start(made)
+        await observer.started(made)
+        assert observer.pod("u-1").everything[0].running
+        assert setup.changes[-1] == "u-1"
+        assert setup.count("inspect") == 1
+
+
+async def test_an_answer_from_before_a_start_does_not_stand_for_it() -> None:
+    """The list has it inspected just then, and finds it created."""
+    setup = Setup()
+    async with setup.running() as observer:
+        await setup.time.pass_by(1)
+        setup.world.streams.clear()
+        made = setup.create()
+        await setup.time.pass_by(10)
+        assert observer.pod("u-1").everything[0].state == "created"
+        await setup.engine.start(made)
+        await observer.started(made)
+        assert observer.pod("u-1").everything[0].running
+
+
+async def test_a_start_that_cannot_be_looked_at_is_raised() -> None:
+    setup = Setup()
+    async with setup.running() as observer:
+        made = setup.create()
+        setup.engine.fail_next("inspect", EngineError("odd", 500), times=9)
+        await setup.engine.start(made)
+        with pytest.raises(EngineError, match="odd"):
+            await observer.started(made)
 
 
 async def test_containers_with_broken_labels_are_left_alone() -> None:

@@ -14,7 +14,15 @@ from nodeagent.pods.container import Container, Exec, Handler, Lifecycle
 from nodeagent.pods.model import Pod
 from nodeagent.pods.observed import SANDBOX
 from tests.fakes.docker_world import Program
-from tests.nodeagent.pods.agent import Agent, Cluster, Engine, make_pod, new_cluster
+from tests.nodeagent.pods.agent import (
+    HOST,
+    IMAGE,
+    Agent,
+    Cluster,
+    Engine,
+    make_pod,
+    new_cluster,
+)
 from tests.support.virtual import run
 
 SLOW = Delays(first=10.0, most=300.0)
@@ -44,6 +52,33 @@ def looks(agent: Agent, uid: str) -> list[float]:
 
     worker.loop._work = counted
     return times
+
+
+# --- the sandbox's image ---
+
+
+def test_the_image_of_sandboxes_is_seen_to_when_it_is_missing_and_not_asked_for_otherwise() -> None:
+    asked: list[str] = []
+    cluster = new_cluster()
+
+    async def pause(pod: Pod) -> None:
+        asked.append(pod.metadata.name)
+        cluster.world.add_image(HOST.pause_image)
+
+    async def play() -> None:
+        agent = Agent(cluster, Engine(cluster.world), pause=pause)
+        cluster.put(make_pod("one"))
+        await asyncio.sleep(5)
+        assert asked == []
+        cluster.world.images.clear()
+        cluster.world.add_image(IMAGE)
+        cluster.put(make_pod("two"))
+        await asyncio.sleep(5)
+        assert asked == ["two"]
+        assert {cluster.status(f"uid-{name}")["phase"] for name in ("one", "two")} == {"Running"}
+        await agent.stop()
+
+    run(play())
 
 
 # --- a pod that needs nothing is left alone ---
