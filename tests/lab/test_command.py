@@ -242,31 +242,64 @@ def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
     assert not probe.alive(None)
 
 
+GRANTED = [
+    (["CAP_SYS_RESOURCE", "CAP_CHOWN"], ["CAP_CHOWN"]),
+    (["CAP_CHOWN", "CAP_SYS_RESOURCE", "CAP_KILL"], ["CAP_CHOWN", "CAP_KILL"]),
+    (["CAP_CHOWN", "CAP_SYS_RESOURCE"], ["CAP_CHOWN"]),
+    (["CAP_SYS_RESOURCE"], []),
+    (["CAP_CHOWN"], ["CAP_CHOWN"]),
+    ([], []),
+]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("command", ["create", "exec"])
-def test_the_runc_wrapper_asks_only_for_what_is_granted(tmp_path: Path, command: str) -> None:
+def test_the_runc_wrapper_asks_only_for_what_is_granted(
+    tmp_path: Path, command: str, indent: int | None
+) -> None:
     """Capability and oom_score_adj are changed, the rest and the arguments are passed on."""
     runc = tmp_path / "runc"
     runc.write_text('#!/bin/sh\necho "$@"\n')
     runc.chmod(0o755)
-    process = {
-        "args": ["sh"],
-        "oomScoreAdj": -500,
-        "capabilities": {"bounding": ["CAP_SYS_RESOURCE", "CAP_CHOWN"], "ambient": None},
-    }
     config = tmp_path / ("config.json" if command == "create" else "process.json")
-    config.write_text(json.dumps({"process": process} if command == "create" else process))
-    where = ["--bundle", str(tmp_path)] if command == "create" else ["--process", str(config)]
+    where = ["--bundle", str(tmp_path)] if command == "create" else [f"--process={config}"]
     wrapper = Path(cli.__file__).parent / "assets" / "runc-lab"
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", wrapper, "--root", "/r", command, *where, "id"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
-    )
-    assert done.stdout.split() == ["--root", "/r", command, *where, "id"]
-    found = json.loads(config.read_text())
-    found = found["process"] if command == "create" else found
-    assert found["args"] == ["sh"]
-    assert found["oomScoreAdj"] == 0
-    assert found["capabilities"] == {"bounding": ["CAP_CHOWN"], "ambient": []}
+    said = ["CAP_SYS_RESOURCE", '"capabilities":{"CAP_SYS_RESOURCE"', '"oomScoreAdj":-7']
+    for before, after in GRANTED:
+        sets = {"bounding": before, "effective": before, "ambient": None}
+        process = {"args": said, "oomScoreAdj": -500, "capabilities": sets, "cwd": "/"}
+        text = {"process": process, "hooks": {}} if command == "create" else process
+        separators = None if indent else (",", ":")
+        config.write_text(json.dumps(text, indent=indent, separators=separators))
+        done = subprocess.run(
+            ["sh", wrapper, "--root", "/r", command, *where, "id"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        )
+        assert done.stdout.split() == ["--root", "/r", command, *where, "id"]
+        left = json.loads(config.read_text())
+        wanted = {"bounding": after, "effective": after, "ambient": None}
+        changed = {**process, "oomScoreAdj": 0, "capabilities": wanted}
+        assert (left["process"] if command == "create" else left) == changed
+
+
+def test_the_runc_wrapper_leaves_other_commands_and_files_alone(tmp_path: Path) -> None:
+    runc = tmp_path / "runc"
+    runc.write_text('#!/bin/sh\necho "$@"; exit 3\n')
+    runc.chmod(0o755)
+    config = tmp_path / "config.json"
+    config.write_text('{"process": {"oomScoreAdj": 100}}')
+    before = config.stat()
+    wrapper = Path(cli.__file__).parent / "assets" / "runc-lab"
+    for words in (["start", "id"], ["create", "-b", str(tmp_path), "id"]):
+        done = subprocess.run(
+            ["sh", wrapper, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        )
+        assert (done.stdout.split(), done.returncode) == (words, 3)
+    assert config.stat() == before
