@@ -95,7 +95,7 @@ class DockerEngine:
         base_url: str = SOCKET,
         *,
         metrics: Metrics,
-        starts: int = 4,
+        starts: int = 8,
         change: float = CHANGE,
         clock: Callable[[], float] = time.monotonic,
         connect: Callable[[str, str, float], Any] = connect,
