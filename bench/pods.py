@@ -38,7 +38,10 @@ KINDS = {
 
 _IMAGE = "barenode/busybox:lab"
 _DEADLINE = 120.0
-_PAUSE, _SETTLE, _LAST = 0.3, 2.0, 1.0
+_PAUSE, _SETTLE = 0.3, 2.0
+_CLEARED = 3.0
+"""Seconds between two bursts: the kernel takes the network namespaces of the one before apart
+when their last process has gone, and no new one is made meanwhile."""
 _AT_REST = 15.0
 """Seconds from the last change until memory and processor time are those at rest."""
 
@@ -134,18 +137,19 @@ class Bench:
         docker = self._made.docker
         up, down = _Rounds(count), _Rounds(count)
         for number in range(rounds):
+            time.sleep(_CLEARED)
             names = self._burst_up(up, count)
             if number == rounds - 1:
                 rest()
             self._burst_down(down, names)
             for parallel in PARALLEL:
+                time.sleep(_CLEARED)
                 many = [IGNORES] * count
                 taken, pairs = _timed(lambda p=parallel, m=many: docker.together(docker.up, m, p))  # type: ignore[misc]
                 up.docker.setdefault(parallel, []).append(taken)
-                time.sleep(_LAST)
+                time.sleep(_SETTLE)
                 taken, _ = _timed(lambda p=parallel, m=pairs: docker.together(docker.down, m, p))  # type: ignore[misc]
                 down.docker.setdefault(parallel, []).append(taken)
-                time.sleep(_LAST)
         return up.burst(), down.burst()
 
     def _burst_up(self, rounds: "_Rounds", count: int) -> list[str]:
