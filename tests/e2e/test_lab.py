@@ -119,8 +119,10 @@ def test_an_interrupted_up_removes_what_it_made(operator: Operator) -> None:
     """Ctrl-C while nodes are starting: exit status 130 and nothing left."""
     name = operator.name()
     before = host_state(operator.prefix)
+    # What a shell runs in the background ignores Ctrl-C, and its children inherit that.
+    heeding = ["env", "--default-signal=INT"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lab", "lab", "up", "--name", name, "--nodes", "2"],
+        [*heeding, sys.executable, "-m", "lab", "lab", "up", "--name", name, "--nodes", "2"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
