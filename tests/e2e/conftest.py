@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from lab.probe import process_ref
+from tests.support.kubernetes import built
+from tests.support.realnode import RealNode, real_node
 
 
 @dataclass(frozen=True)
@@ -153,3 +155,11 @@ def operator() -> Iterator[Operator]:
     assert host_state(operator.prefix) == before, "the lab changed the host"
     assert operator.survivors() == {}, "processes of the lab live on"
     operator.forget()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[RealNode]:  # fmt: skip
+    """A host whose nodeagent talks to two real kube-apiservers."""
+    with real_node(tmp_path_factory.mktemp("node"), built(pytestconfig)) as made:
+        yield made

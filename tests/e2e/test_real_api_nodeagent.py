@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.kubernetes import ADMIN, NOBODY, built
+from tests.support.kubernetes import ADMIN, NOBODY
 from tests.support.netns import eventually
 from tests.support.realnode import (
     IDLE,
@@ -22,7 +22,6 @@ from tests.support.realnode import (
     container,
     only,
     pod,
-    real_node,
     restarts,
 )
 
@@ -30,13 +29,6 @@ from tests.support.realnode import (
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180, func_only=True)]
 
 TOKENS = "/var/run/secrets/kubernetes.io/serviceaccount"
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
-) -> Iterator[RealNode]:  # fmt: skip
-    with real_node(tmp_path_factory.mktemp("node"), built(pytestconfig)) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

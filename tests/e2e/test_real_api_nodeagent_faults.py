@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 
-from tests.support.kubernetes import built
 from tests.support.netns import eventually
 from tests.support.realnode import (
     MANIFESTS,
@@ -21,20 +20,12 @@ from tests.support.realnode import (
     container,
     only,
     pod,
-    real_node,
     restarts,
 )
 from tests.support.services import Json
 
 # The servers' start is not the first test's time.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180, func_only=True)]
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
-) -> Iterator[RealNode]:  # fmt: skip
-    with real_node(tmp_path_factory.mktemp("node"), built(pytestconfig)) as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)

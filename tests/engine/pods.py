@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import pytest
+
 from lab.model import LabSpec
 from lab.store import Paths, Store
 from nodeagent.docker.frames import Demux
@@ -394,3 +396,14 @@ def lab(name: str, *options: str, settings: str = "") -> Iterator[PodWorld]:
         yield world
     finally:
         barenode("lab", "down", "--name", name)
+
+
+@contextlib.contextmanager
+def lab_with_agent(name: str, program: Path, text: str, settings: str) -> Iterator[PodWorld]:
+    """A ``lab`` whose host runs *program*, made of *text*, in nodeagent's place."""
+    program.write_text(text)
+    program.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BARENODE_NODEAGENT", str(program))
+        with lab(name, settings=settings) as made:
+            yield made

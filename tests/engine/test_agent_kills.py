@@ -23,7 +23,7 @@ from tests.engine.pods import (
     PodWorld,
     Raw,
     barenode,
-    lab,
+    lab_with_agent,
     shell,
     sleeper,
     status_of,
@@ -52,13 +52,10 @@ done
 @pytest.fixture(scope="module")
 def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodWorld]:
     """A lab of one node that may be broken."""
-    script = tmp_path_factory.mktemp("agent") / "nodeagent"
-    script.write_text(AGENT.format(program=Path(sys.executable).with_name("nodeagent")))
-    script.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BARENODE_NODEAGENT", str(script))
-        with lab(f"k{os.getpid() % 100000}", settings=SETTINGS) as made:
-            yield made
+    program = tmp_path_factory.mktemp("agent") / "nodeagent"
+    text = AGENT.format(program=Path(sys.executable).with_name("nodeagent"))
+    with lab_with_agent(f"k{os.getpid() % 100000}", program, text, SETTINGS) as made:
+        yield made
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.engine.pods import (
     PodWorld,
     Raw,
     condition,
-    lab,
+    lab_with_agent,
     shell,
     sleeper,
     status_of,
@@ -85,13 +85,10 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
 @pytest.fixture(scope="module")
 def world(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodWorld]:
     """A lab whose nodeagent has that clock."""
-    script = tmp_path_factory.mktemp("agent") / "nodeagent"
-    script.write_text(AGENT.format(python=sys.executable, offset=clock.path))
-    script.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BARENODE_NODEAGENT", str(script))
-        with lab(f"c{os.getpid() % 100000}", settings=SETTINGS) as made:
-            yield made
+    program = tmp_path_factory.mktemp("agent") / "nodeagent"
+    text = AGENT.format(python=sys.executable, offset=clock.path)
+    with lab_with_agent(f"c{os.getpid() % 100000}", program, text, SETTINGS) as made:
+        yield made
 
 
 @pytest.fixture
