@@ -50,8 +50,8 @@ engine: venv ## a real Docker Engine
 e2e: venv kubernetes ## a whole lab, and a real kube-apiserver
 	$(PYTEST) tests/e2e $(ARGS)
 
-kubernetes: setup ## build a kube-apiserver from Debian's source, once: 5 to 20 minutes
-	@packaging/kubernetes.sh kube-apiserver
+kubernetes: setup ## build Kubernetes' commands from Debian's source, once: 5 to 20 minutes
+	@lab/assets/kubernetes.sh kube-apiserver kube-controller-manager kube-scheduler kubectl
 
 bench: venv ## measure against a baseline in the same run
 	$(BIN)/python -m bench $(ARGS)

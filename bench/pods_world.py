@@ -126,7 +126,7 @@ def ground(*, embedded: bool = False) -> Iterator[Ground]:
 
 
 def kube_apiserver() -> Path | None:
-    """The kube-apiserver that packaging/kubernetes.sh has built; None where it has not."""
+    """The kube-apiserver that lab/assets/kubernetes.sh has built; None where it has not."""
     found = Paths.standard(os.environ).cache.glob("kubernetes/*/bin/kube-apiserver")
     return max((one for one in found if os.access(one, os.X_OK)), default=None)
 

@@ -15,18 +15,24 @@ from rich.console import Console
 
 from hostkit.command import SubprocessRunner
 from hostkit.errors import HostkitError
-from lab import cli, control, host, plan, status
+from lab import cli, control, host, hyperkube, plan, status
 from lab.cgroups import Cgroups, parse_hierarchies
-from lab.cluster import Cluster, node_environment
+from lab.cluster import Cluster
 from lab.demo import IMAGE, Demo, next_step
-from lab.errors import LabError
+from lab.errors import LabError, UsageError
+from lab.hyperkube import Hyperkube, HyperkubeSource
 from lab.images import ImageCache
+from lab.kubernetes import Wish
+from lab.master import hostcommand, pkicommand
+from lab.model import EMBEDDED, KUBERNETES, NONE, LabSpec
 from lab.namespaces import Namespaces
 from lab.output import Output, headline, list_sheet, status_sheet
 from lab.plan import FABRIC
+from lab.probe import enter_argv, node_environment
 from lab.store import Paths, Store
 
 INTERRUPTED = 130
+DEFAULT_NODES = 2
 
 
 class Application:
@@ -38,9 +44,12 @@ class Application:
         self._output = output
 
     async def up(self, args: Namespace) -> int:
-        """Make a lab."""
-        embedded = args.control_plane == "embedded"
-        spec = await self._cluster.up(args.name, args.nodes, _network(args), control_plane=embedded)
+        """Make a lab, or boot one that was kept."""
+        if self._cluster.store.is_kept(args.name):
+            _refuse_changes(args)
+            spec = await self._cluster.resume(args.name)
+        else:
+            spec = await self._make(args)
         found = await status.look(spec)
         if args.json:
             self._output.json(found)
@@ -49,10 +58,38 @@ class Application:
             self._output.sheet(status_sheet(found))
         return 0
 
+    async def _make(self, args: Namespace) -> LabSpec:
+        plane = args.control_plane or EMBEDDED
+        wish = None
+        if plane == KUBERNETES:
+            masters = plan.check_masters(1 if args.masters is None else args.masters)
+            wish = Wish(masters, await self._hyperkube(args), args.insecure)
+        elif given := [flag for flag, value in _kubernetes_flags(args).items() if value]:
+            raise UsageError(f"{given[0]} needs --control-plane kubernetes")
+        nodes = DEFAULT_NODES if args.nodes is None else args.nodes
+        return await self._cluster.up(
+            args.name, nodes, _network(args), control_plane=plane != NONE, wish=wish
+        )
+
+    async def _hyperkube(self, args: Namespace) -> Hyperkube:
+        found = await self._source().get(
+            args.hyperkube_image, args.kube_bin_dir, args.kubernetes_version
+        )
+        if args.insecure and not args.hyperkube_image and found.kubectl is None:
+            raise UsageError(
+                f"--insecure: {args.kube_bin_dir} has no kubectl, which answers plain HTTP for an"
+                " API server that does not: add it"
+            )
+        return found
+
     async def down(self, args: Namespace) -> int:
-        """Remove labs."""
+        """Remove labs, or all of them but their disks."""
         names = self._cluster.names() if args.all else [args.name]
         for name in names:
+            if args.keep:
+                await self._cluster.halt(name)
+                self._output.progress(name, "down; 'barenode lab up' boots it again")
+                continue
             there = await self._cluster.down(name)
             self._output.progress(name, "removed" if there else "was not there")
         return 0
@@ -121,6 +158,12 @@ class Application:
 
     async def build(self, args: Namespace) -> int:
         """Write an image archive."""
+        if args.image == hyperkube.SUBJECT:
+            made = await self._source().write(Path(args.output), args.kube_bin_dir)
+            self._output.progress(made.tag, f"written to {args.output}")
+            return 0
+        if args.kube_bin_dir:
+            raise UsageError(f"--kube-bin-dir is for the image {hyperkube.SUBJECT}")
         archive = await self._images.build(args.image)
         try:
             shutil.copyfile(archive, args.output)
@@ -128,6 +171,35 @@ class Application:
             raise LabError(f"{args.output}: {error.strerror}") from error
         self._output.progress(args.image, f"written to {args.output}")
         return 0
+
+    def _source(self) -> HyperkubeSource:
+        cache = self._cluster.store.paths.cache
+        return HyperkubeSource(self._cluster.runner, cache, self._output.progress)
+
+
+def _kubernetes_flags(args: Namespace) -> dict[str, object]:
+    return {
+        "--masters": args.masters is not None,
+        "--insecure": args.insecure,
+        "--hyperkube-image": args.hyperkube_image,
+        "--kube-bin-dir": args.kube_bin_dir,
+        "--kubernetes-version": args.kubernetes_version,
+    }
+
+
+def _refuse_changes(args: Namespace) -> None:
+    """Raise UsageError when a lab that boots again is asked to be another one."""
+    asked = {
+        "--nodes": args.nodes is not None,
+        "--network": args.network,
+        "--control-plane": args.control_plane,
+        **_kubernetes_flags(args),
+    }
+    if given := [flag for flag, value in asked.items() if value]:
+        raise UsageError(
+            f"lab {args.name!r} is down and kept, and boots as it was: leave out {given[0]}, or"
+            f" remove the lab first with 'barenode lab down --name {args.name}'"
+        )
 
 
 def _network(args: Namespace) -> IPv4Network | None:
@@ -149,7 +221,7 @@ def _version() -> str:
 def _become(cluster: Cluster, args: Namespace) -> None:
     """Replace this process by the command in the node: stdin, terminal and status are its own."""
     ref = cluster.process(cluster.spec(args.name), args.node)
-    argv = cluster.enter_argv(ref, args.remainder)
+    argv = enter_argv(ref, args.remainder)
     for directory in cluster.cgroups.paths(args.name, args.node):
         join(Path(directory))
     os.execvpe(argv[0], argv, node_environment(dict(os.environ)))  # noqa: S606
@@ -160,7 +232,8 @@ def _become_kubectl(cluster: Cluster, args: Namespace) -> None:
     spec = cluster.spec(args.name)
     cluster.process(spec, FABRIC)
     cache = cluster.store.paths.state(spec.name).parent / "kubectl"
-    argv = control.kubectl_argv(spec, cache, args.remainder, shutil.which)
+    server = asyncio.run(control.nearest_api(spec))
+    argv = control.kubectl_argv(spec, server, cache, args.remainder, shutil.which)
     for directory in cluster.cgroups.paths(args.name, FABRIC):
         join(Path(directory))
     os.execvp(argv[0], argv)  # noqa: S606
@@ -189,6 +262,10 @@ def main() -> int:
     runner = SubprocessRunner()
     paths = Paths.standard(os.environ)
     try:
+        if args.group == "pki":
+            return pkicommand.run(args, output)
+        if args.group == "host":
+            return hostcommand.run(args, output)
         if args.group == "lab":
             host.require_root(os.geteuid())
         images = ImageCache(runner, paths.cache)

@@ -10,9 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lab.images import RECIPES
+from lab.master import hostcommand, pkicommand
+from lab.model import EMBEDDED, KUBERNETES, NONE
 from lab.plan import suggest
+from lab.recipes import RECIPES
 
+CONTROL_PLANES = (EMBEDDED, KUBERNETES, NONE)
 _EPILOG = """exit status: 0 done, 1 failed, 2 wrong usage, 3 no such lab or node, 4 lab busy or
 already there, 5 this machine lacks something, 130 interrupted"""
 
@@ -70,16 +73,47 @@ def _add_network(parser: Parser) -> None:
 def _add_control_plane(parser: Parser) -> None:
     parser.add_argument(
         "--control-plane",
-        choices=("embedded", "none"),
-        default="embedded",
-        help="embedded: an API server for development on the fabric, nodeagent on the nodes",
+        choices=CONTROL_PLANES,
+        help="embedded: an API server for development on the fabric (default); kubernetes: a real"
+        " one, in static pods on masters; none: overlay and Docker alone",
+    )
+    real = parser.add_argument_group("with --control-plane kubernetes")
+    real.add_argument("--masters", type=int, metavar="N", help="1, 3 or 5 of them (default: 1)")
+    real.add_argument(
+        "--insecure",
+        action="store_true",
+        help="API and etcd in plain HTTP without credentials (default: TLS)",
+    )
+    add_hyperkube(real)
+
+
+def add_hyperkube(group: "argparse._ArgumentGroup") -> None:
+    """The flags that say where Kubernetes' commands come from."""
+    group.add_argument(
+        "--hyperkube-image",
+        default="",
+        metavar="IMAGE",
+        help="an image, or a 'docker save' archive, with Kubernetes' commands behind /hyperkube",
+    )
+    group.add_argument(
+        "--kube-bin-dir",
+        default="",
+        metavar="DIR",
+        help="folder with kube-apiserver, kube-controller-manager and kube-scheduler"
+        " (default: built from Debian's source package, once)",
+    )
+    group.add_argument(
+        "--kubernetes-version",
+        default="",
+        metavar="VERSION",
+        help="what is in --hyperkube-image, where its tag does not tell",
     )
 
 
 def _add_life(commands: "argparse._SubParsersAction[Parser]") -> None:
     up = _command(commands, "up", "make a lab and wait until every node is ready")
     _add_name(up)
-    up.add_argument("--nodes", type=int, default=2, metavar="N", help="how many (default: 2)")
+    up.add_argument("--nodes", type=int, metavar="N", help="how many, besides masters (default: 2)")
     _add_network(up)
     _add_control_plane(up)
     _add_json(up)
@@ -87,6 +121,9 @@ def _add_life(commands: "argparse._SubParsersAction[Parser]") -> None:
     which = down.add_mutually_exclusive_group()
     which.add_argument("--name", default="lab", metavar="LAB", help="which lab (default: lab)")
     which.add_argument("--all", action="store_true", help="all labs of this machine")
+    down.add_argument(
+        "--keep", action="store_true", help="keep the nodes' disks: 'up' boots the lab again"
+    )
     kill = _command(commands, "kill", "cut a node's power: SIGKILL to its pid 1")
     _add_name(kill)
     kill.add_argument("node", metavar="NODE")
@@ -135,10 +172,15 @@ def build_parser(version: str) -> Parser:
     commands = lab.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_life(commands)
     _add_use(commands)
+    hostcommand.add_arguments(groups, _EPILOG)
+    pkicommand.add_arguments(groups, _EPILOG)
     image = groups.add_parser("image", help="images made here, without a registry")
     images = image.add_subparsers(dest="command", metavar="COMMAND", required=True)
     build = _command(images, "build", "build an image archive for 'docker load'")
-    build.add_argument("image", metavar="IMAGE", help=" or ".join(sorted(RECIPES)))
+    build.add_argument("image", metavar="IMAGE", help=" or ".join([*sorted(RECIPES), "hyperkube"]))
+    build.add_argument(
+        "--kube-bin-dir", default="", metavar="DIR", help="Kubernetes' commands for hyperkube"
+    )
     build.add_argument("-o", "--output", metavar="FILE", required=True)
     return parser
 

@@ -7,37 +7,30 @@ from any half-built state; an ``up`` that fails or is interrupted removes what i
 
 import asyncio
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from hostkit.command import CommandError, Runner
-from lab import host, machine, probe
+from lab import host, kubernetes, machine, probe
 from lab.cgroups import Cgroups
 from lab.errors import BusyError, LabError, NotFoundError
+from lab.firstboot import FirstBoot, Report, load_image
 from lab.images import ImageCache
+from lab.kubernetes import Wish
 from lab.model import BootConfig, LabSpec, NodeSpec, ProcessRef
 from lab.namespaces import Namespaces
-from lab.plan import FABRIC, check_name, machine_id, make_lab, suggest
+from lab.plan import FABRIC, check_name, clashes, machine_id, make_lab, suggest
 from lab.store import Store
 
 READY_TIMEOUT = 90.0
-POD_IMAGE = "busybox"
-"""The image that every node has when pods can run on it: there is no registry to pull from."""
+KUBERNETES_TIMEOUT = 300.0
+"""Seconds: a worker's netd waits for the etcd that a master's agent is still starting."""
 CONFIG_KEY = "/coreos.com/network/config"
-
-
-class Report(Protocol):
-    """Hears about progress."""
-
-    def __call__(self, subject: str, text: str) -> None:
-        """*subject* (a node, or the lab) is now at *text*."""
 
 
 class Cluster:
@@ -97,35 +90,77 @@ class Cluster:
         member = self.member(spec, node)
         ref = spec.processes.get(member.name)
         if ref is None or not probe.alive(ref):
-            raise NotFoundError(f"{node} does not run: 'barenode lab start {node}' starts it")
+            kept = self.store.is_kept(spec.name)
+            cure = f"up --name {spec.name}" if kept else f"start --name {spec.name} {node}"
+            raise NotFoundError(f"{node} does not run: 'barenode lab {cure}' starts it")
         return ref
 
     async def up(
-        self, name: str, nodes: int, network: IPv4Network | None, *, control_plane: bool = True
+        self,
+        name: str,
+        nodes: int,
+        network: IPv4Network | None,
+        *,
+        control_plane: bool = True,
+        wish: Wish | None = None,
     ) -> LabSpec:
-        """Make a lab and wait until every node is ready; undoes everything on failure."""
-        check_name(name)
-        host.require_tools()
-        host.daemon("netd")
-        if control_plane:
-            host.daemon("nodeagent")
-        self.cgroups.require()
+        """Make a lab and wait until every node is ready; undoes everything on failure.
+
+        *wish* asks for a real Kubernetes on masters of its own, beside *nodes* workers.
+        """
+        self._require(name, control_plane)
         with self.store.lock(name):
             if name in self.names():
                 raise BusyError(
                     f"lab {name!r} is already there: 'barenode lab down --name {name}' removes it"
                 )
             self.store.check_disk()
-            spec = await self._reserve(name, nodes, network, control_plane)
+            spec = await self._reserve(name, nodes, network, control_plane, wish)
+            first = FirstBoot(self.store.paths, self.images, self.report, wish)
             try:
-                return await self._build(spec)
+                return await self._build(spec, first)
             except BaseException:
                 self.report(name, "did not come up, removing it")
                 await asyncio.shield(self._remove(name))
                 raise
 
+    def _require(self, name: str, control_plane: bool) -> None:
+        check_name(name)
+        host.require_tools()
+        host.daemon("netd")
+        if control_plane:
+            host.daemon("nodeagent")
+        self.cgroups.require()
+
+    async def resume(self, name: str) -> LabSpec:
+        """Boot the lab *name* that was taken down to be kept; when that fails it stays so.
+
+        Raises NotFoundError when there is none.
+        """
+        with self.store.lock(name):
+            if not self.store.is_kept(name):
+                raise NotFoundError(f"lab {name!r} is not down and kept")
+            spec = self.spec(name)
+            self._require(name, bool(spec.api))
+            used = await host.ranges_in_use(self.runner)
+            for own in spec.ranges:
+                if found := clashes(own, used):
+                    raise LabError(f"{own} of lab {name!r} is now in use: {found[0]}")
+            self.store.save(spec)
+            try:
+                return await self._build(spec, None)
+            except BaseException:
+                self.report(name, "did not come up, it stays down and kept")
+                await asyncio.shield(self._halt(spec))
+                raise
+
     async def _reserve(
-        self, name: str, nodes: int, network: IPv4Network | None, control_plane: bool
+        self,
+        name: str,
+        nodes: int,
+        network: IPv4Network | None,
+        control_plane: bool,
+        wish: Wish | None,
     ) -> LabSpec:
         # Two labs that come up at once must not choose the same ranges.
         with self.store.lock("address plan", wait=True):
@@ -133,33 +168,46 @@ class Cluster:
             for other in self.store.labs():
                 spec = self.store.load(other)
                 if spec is not None:
-                    ranges = (spec.underlay, spec.overlay, spec.service_range)
-                    used += [IPv4Network(text) for text in ranges if text]
-            spec = make_lab(name, nodes, network, used, control_plane=control_plane)
+                    used += spec.ranges
+            masters = wish.masters if wish else 0
+            spec = make_lab(
+                name, nodes, network, used, control_plane=control_plane, masters=masters
+            )
+            if wish is not None:
+                spec = kubernetes.described(self.store.paths, spec, wish)
             self.store.save(spec)
             return spec
 
-    async def _build(self, spec: LabSpec) -> LabSpec:
-        self.report(FABRIC, f"bridge and etcd at {spec.etcd}")
-        image = asyncio.ensure_future(self._pod_image(spec))
+    async def _build(self, spec: LabSpec, first: FirstBoot | None) -> LabSpec:
+        """Boot everything; *first* is None for a lab that boots again."""
         try:
-            await self.namespaces.create_fabric(spec)
-            spec = await self._launch(spec, spec.fabric)
-            await self._until(spec, FABRIC, self._services_ready(["etcd"]))
-            await self._configure(spec)
-            self.report(FABRIC, f"ready, API server at {spec.api}" if spec.api else "ready")
+            if first is not None:
+                first.begin(spec)
+            spec = await self._start_fabric(spec, configure=first is not None)
+            if first is not None:
+                await first.provision(spec)
             for node in spec.nodes:
                 await self.namespaces.create_node(spec, node)
                 spec = await self._launch(spec, node)
             async with asyncio.TaskGroup() as group:
                 for node in spec.nodes:
-                    group.create_task(self._await_node(spec, node.name, image))
+                    group.create_task(self._await_node(spec, node, first))
             return spec
         finally:
-            image.cancel()
+            if first is not None:
+                first.cancel()
 
-    async def _pod_image(self, spec: LabSpec) -> Path | None:
-        return await self.images.build(POD_IMAGE) if spec.api else None
+    async def _start_fabric(self, spec: LabSpec, *, configure: bool) -> LabSpec:
+        self.report(FABRIC, "bridge" if spec.masters else f"bridge and etcd at {spec.etcd}")
+        await self.namespaces.create_fabric(spec)
+        spec = await self._launch(spec, spec.fabric)
+        if spec.masters:
+            return spec
+        await self._until(spec, FABRIC, self._services_ready(["etcd"]))
+        if configure:
+            await self._configure(spec)
+        self.report(FABRIC, f"ready, API server at {spec.api}" if spec.api else "ready")
+        return spec
 
     async def _configure(self, spec: LabSpec) -> None:
         config = {"Network": spec.overlay, "Backend": {"Type": "vxlan"}}
@@ -236,23 +284,33 @@ class Cluster:
 
         return check
 
+    async def _netd_ready(self, ref: ProcessRef) -> str | None:
+        # A new cluster's API server refuses netd until it has made its own roles.
+        said = await probe.says_ready(ref, probe.NETD_SOCKET)
+        return None if said else "waiting for netd to know the services"
+
     async def _await_node(
-        self, spec: LabSpec, node: str, image: Awaitable[Path | None] | None = None
+        self, spec: LabSpec, node: NodeSpec, first: FirstBoot | None = None
     ) -> None:
-        """Wait until *node* is ready; on its first boot its Docker gets *image*."""
-        ref = spec.processes[node]
-        await self._until(spec, node, self._services_ready(["netd", "dockerd"]))
-        if image is not None and (archive := await image) is not None:
-            await asyncio.to_thread(self._load_one, ref, node, archive)
+        """Wait until *node* is ready; *first* puts on it what only a first boot needs."""
+        ref = spec.processes[node.name]
+        await self._until(spec, node.name, self._services_ready(["netd", "dockerd"]))
+        if first is not None:
+            await first.complete(spec, node)
         if spec.api:
-            await self._until(spec, node, self._services_ready(["nodeagent"]))
-        self.report(node, f"ready, pods in {probe.subnet(ref).get('FLANNEL_SUBNET', 'no subnet')}")
+            await self._until(spec, node.name, self._services_ready(["nodeagent"]))
+        if spec.masters:
+            await self._until(spec, node.name, lambda _: kubernetes.joined(spec, node))
+            await self._until(spec, node.name, self._netd_ready)
+        subnet = probe.subnet(ref).get("FLANNEL_SUBNET", "no subnet")
+        self.report(node.name, f"ready, pods in {subnet}")
 
     async def _until(
         self, spec: LabSpec, node: str, check: Callable[[ProcessRef], Awaitable[str | None]]
     ) -> None:
         """Poll *check*, which says what it still waits for, until None; raises LabError."""
-        deadline = self._clock() + READY_TIMEOUT
+        within = KUBERNETES_TIMEOUT if spec.masters else READY_TIMEOUT
+        deadline = self._clock() + within
         ref = spec.processes[node]
         said = ""
         while (text := await check(ref)) is not None:
@@ -260,8 +318,7 @@ class Cluster:
                 raise LabError(f"{node} died while starting: {self._console(spec, node)}")
             if self._clock() > deadline:
                 raise LabError(
-                    f"{node} is not ready after {READY_TIMEOUT:g} s, {text}: "
-                    f"{self._console(spec, node)}"
+                    f"{node} is not ready after {within:g} s, {text}: {self._console(spec, node)}"
                 )
             if text != said:
                 self.report(node, text)
@@ -276,14 +333,28 @@ class Cluster:
             await self._remove(name)
             return there
 
+    async def halt(self, name: str) -> None:
+        """Cut the power of all nodes but keep their disks, for ``resume``."""
+        check_name(name)
+        with self.store.lock(name):
+            if not self.store.is_kept(name):
+                await self._halt(self.spec(name))
+
+    async def _halt(self, spec: LabSpec) -> None:
+        await self._end(spec.name)
+        self.store.keep(spec)
+
     async def _remove(self, name: str) -> None:
+        await self._end(name)
+        await asyncio.to_thread(self.store.remove, name)
+
+    async def _end(self, name: str) -> None:
         ended = await self.cgroups.kill(name)
         if ended:
             self.report(name, f"ended {ended} processes")
         await self.cgroups.remove(name)
         await self.namespaces.remove(self.namespaces.names_of(name))
         self.namespaces.remove_directory()
-        await asyncio.to_thread(self.store.remove, name)
 
     async def kill(self, name: str, node: str) -> None:
         """Cut a node's power: SIGKILL to its pid 1, which takes every process of it along."""
@@ -317,13 +388,8 @@ class Cluster:
             await self._clear(spec, member)
             await self.namespaces.create_node(spec, member)
             spec = await self._launch(spec, member)
-            await self._await_node(spec, node)
+            await self._await_node(spec, member)
             return spec
-
-    def enter_argv(self, ref: ProcessRef, command: list[str]) -> list[str]:
-        """The command line that runs *command* inside the node of pid 1 *ref*."""
-        kinds = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
-        return ["nsenter", f"--target={ref.pid}", *kinds, "--", *command]
 
     async def load(self, name: str, image: Path, nodes: list[str]) -> None:
         """Load a ``docker save`` archive into *nodes* (all when empty), in parallel."""
@@ -332,29 +398,4 @@ class Cluster:
         async with asyncio.TaskGroup() as group:
             for node in chosen:
                 ref = self.process(spec, node)
-                group.create_task(asyncio.to_thread(self._load_one, ref, node, image))
-
-    def _load_one(self, ref: ProcessRef, node: str, image: Path) -> None:
-        self.report(node, f"loading {image.name}")
-        try:
-            with image.open("rb") as archive:
-                done = subprocess.run(
-                    self.enter_argv(ref, [host.docker_client(), "load", "--quiet"]),
-                    stdin=archive,
-                    capture_output=True,
-                    text=True,
-                    timeout=600,
-                    check=False,
-                    env=node_environment(dict(os.environ)),
-                )
-        except OSError as error:
-            raise LabError(f"{image}: {error.strerror}") from error
-        if done.returncode:
-            raise LabError(f"{node} does not take {image}: {done.stderr.strip()}")
-        self.report(node, done.stdout.strip() or f"loaded {image.name}")
-
-
-def node_environment(environment: dict[str, str]) -> dict[str, str]:
-    """*environment* for a command inside a node, without the operator's own Docker settings."""
-    kept = {k: v for k, v in environment.items() if not k.startswith(("DOCKER_", "NOTIFY_"))}
-    return {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+                group.create_task(asyncio.to_thread(load_image, ref, node, image, self.report))

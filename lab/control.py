@@ -7,7 +7,9 @@ with the connection.
 """
 
 import asyncio
+import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -55,11 +57,12 @@ async def request(
     body: bytes = b"",
     kind: str = "",
     timeout: float = 2.0,
+    tls: ssl.SSLContext | None = None,
 ) -> tuple[int, bytes]:
     """Status and body of the answer that *member* gets from *url*, within *timeout* seconds.
 
-    *kind* is the content type of *body*. Raises OSError (TimeoutError too), and ValueError when
-    what answers does not speak HTTP.
+    *kind* is the content type of *body*; *tls* is needed for https. Raises OSError (TimeoutError
+    too), and ValueError when what answers does not speak HTTP.
     """
     parts = urlsplit(url)
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
@@ -67,54 +70,95 @@ async def request(
     if body:
         head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
     async with asyncio.timeout(timeout):
-        with socket_in(member.netns) as connection:
+        connection = socket_in(member.netns)
+        try:
             address = (parts.hostname or "", parts.port or 80)
             await asyncio.get_running_loop().sock_connect(connection, address)
-            reader, writer = await asyncio.open_connection(sock=connection)
-            try:
-                writer.write(f"{head}\r\n".encode() + body)
-                await writer.drain()
-                return parse_response(await reader.read())
-            finally:
-                writer.close()
+        except BaseException:
+            connection.close()
+            raise
+        server = parts.hostname if tls else None
+        reader, writer = await asyncio.open_connection(
+            sock=connection, ssl=tls, server_hostname=server
+        )
+        try:
+            writer.write(f"{head}\r\n".encode() + body)
+            await writer.drain()
+            return parse_response(await reader.read())
+        finally:
+            # The transport owns the socket: it must have let go of its number before that is
+            # used again. The reply is whole, so nothing is lost by not taking leave in TLS.
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+def admin_context(spec: LabSpec) -> ssl.SSLContext | None:
+    """TLS as the administrator of a real Kubernetes; None where the API is plain HTTP.
+
+    Raises LabError when the lab's PKI folder lacks the files.
+    """
+    if not spec.api.startswith("https:") or spec.kubernetes is None:
+        return None
+    folder = Path(spec.kubernetes.pki)
+    try:
+        context = ssl.create_default_context(cafile=folder / "ca.crt")
+        context.load_cert_chain(folder / "admin.crt", folder / "admin.key")
+    except OSError as error:  # SSLError too
+        raise LabError(f"no administrator's certificate in {folder}: {error}") from error
+    return context
 
 
 class Api:
-    """The API server of a lab; raises LabError when the lab was made without one."""
+    """The API servers of a lab, of which the first that answers is asked.
+
+    Raises LabError when the lab was made without one.
+    """
 
     def __init__(self, spec: LabSpec, timeout: float = 10.0) -> None:
         if not spec.api:
             raise LabError(f"lab {spec.name!r} was made with --control-plane none")
         self._spec = spec
         self._timeout = timeout
+        self._tls = admin_context(spec)
 
-    async def call(self, method: str, path: str, body: Raw | None = None) -> Raw:
-        """The object that the server answers; raises LabError with the server's sentence."""
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    async def call(self, method: str, path: str, body: Raw | None = None, kind: str = "") -> Raw:
+        """The object that the server answers; raises LabError with the server's sentence.
+
+        *kind* is the content type of *body*, JSON unless told, a merge patch for PATCH.
+        """
+        usual = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = msgspec.json.encode(body) if body is not None else b""
-        url = self._spec.api + path
+        status, answer = await self._request(method, path, data, kind or usual)
         try:
-            status, answer = await request(
-                self._spec.fabric, method, url, body=data, kind=kind, timeout=self._timeout
-            )
             found: Raw = msgspec.json.decode(answer, type=Raw)
-        except (OSError, ValueError) as error:
-            raise LabError(f"the API server {self._spec.api} does not answer: {error}") from error
+        except ValueError as error:
+            raise LabError(f"{method} {path}: the answer is no object: {error}") from error
         if status >= 400:
             raise LabError(f"{method} {path}: {found.get('message', status)}")
         return found
 
     async def text(self, path: str) -> str:
         """The answer to a GET that is no object, such as a log; raises LabError."""
-        url = self._spec.api + path
-        try:
-            status, answer = await request(self._spec.fabric, "GET", url, timeout=self._timeout)
-        except (OSError, ValueError) as error:
-            raise LabError(f"the API server {self._spec.api} does not answer: {error}") from error
+        status, answer = await self._request("GET", path)
         said = answer.decode(errors="replace")
         if status >= 400:
             raise LabError(f"GET {path}: {said.strip()}")
         return said
+
+    async def _request(
+        self, method: str, path: str, data: bytes = b"", kind: str = ""
+    ) -> tuple[int, bytes]:
+        fabric, failed = self._spec.fabric, ""
+        for url in self._spec.apis:
+            try:
+                return await request(
+                    fabric, method, url + path, body=data, kind=kind, timeout=self._timeout,
+                    tls=self._tls,
+                )  # fmt: skip
+            except (OSError, ValueError) as error:
+                failed = f"the API server {url} does not answer: {error or 'no answer in time'}"
+        raise LabError(failed)
 
     async def create(self, document: Raw, namespace: str = "default") -> Raw:
         """Make the object that *document* describes."""
@@ -164,10 +208,22 @@ def is_ready(thing: Raw) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
+async def nearest_api(spec: LabSpec) -> str:
+    """The URL of the first API server that answers, of the first when none does."""
+    if len(spec.apis) < 2:
+        return spec.api
+    tls = admin_context(spec)
+    for url in spec.apis:
+        with contextlib.suppress(OSError, ValueError):
+            await request(spec.fabric, "GET", f"{url}/version", timeout=1.0, tls=tls)
+            return url
+    return spec.api
+
+
 def kubectl_argv(
-    spec: LabSpec, cache: Path, words: list[str], find: Callable[[str], str | None]
+    spec: LabSpec, server: str, cache: Path, words: list[str], find: Callable[[str], str | None]
 ) -> list[str]:
-    """The command line that runs kubectl on the lab's API server, with the machine's files.
+    """The command line that runs kubectl on the API *server*, with the machine's files.
 
     *cache* is kubectl's own: servers of other labs had the same address. Raises LabError when
     the lab has no API server, PrerequisiteError when kubectl is not on PATH.
@@ -181,5 +237,12 @@ def kubectl_argv(
         )
     # The operator's own kubeconfig belongs to another cluster.
     enter_fabric = ["nsenter", f"--net={NETNS_DIR / spec.fabric.netns}", "--"]
-    alone = ["env", "KUBECONFIG=/dev/null", kubectl, f"--cache-dir={cache}"]
-    return [*enter_fabric, *alone, f"--server={spec.api}", *words]
+    alone = ["env", "KUBECONFIG=/dev/null", kubectl, f"--cache-dir={cache}", f"--server={server}"]
+    if spec.kubernetes and server.startswith("https:"):
+        pki = spec.kubernetes.pki
+        alone += [
+            f"--certificate-authority={pki}/ca.crt",
+            f"--client-certificate={pki}/admin.crt",
+            f"--client-key={pki}/admin.key",
+        ]
+    return [*enter_fabric, *alone, *words]

@@ -14,10 +14,11 @@ from hostkit.command import CommandError
 from lab import host
 from lab.cluster import Cluster
 from lab.errors import LabError
-from lab.images import recipe
 from lab.model import LabSpec, NodeSpec, ProcessRef
 from lab.output import Output, Sheet
 from lab.poddemo import PodDemo
+from lab.probe import enter_argv
+from lab.recipes import recipe
 from lab.servicedemo import BURST, ServiceDemo
 
 IMAGE = "nginx"
@@ -102,7 +103,7 @@ class Demo:
 
     async def _docker(self, ref: ProcessRef, *arguments: str, timeout: float = 60.0) -> str:
         docker = [host.docker_client(), "--host=unix:///run/docker.sock", *arguments]
-        argv = self._cluster.enter_argv(ref, docker)
+        argv = enter_argv(ref, docker)
         return (await self._cluster.runner.run(argv, timeout=timeout)).stdout.strip()
 
     async def _serve(self, node: str, ref: ProcessRef) -> str:

@@ -11,23 +11,13 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from hostkit.command import CommandError, Runner
 from lab.debs import Apt, Package, contents
-from lab.errors import LabError, UsageError
-from lab.layers import (
-    Entry,
-    ImageConfig,
-    directory,
-    image_archive,
-    read_package,
-    skeleton,
-    symlink,
-    text,
-)
-from lab.plan import suggest
+from lab.errors import LabError
+from lab.layers import image_archive, read_package, skeleton, symlink, text
+from lab.recipes import Recipe, recipe
 
 # Part of the cache key: raise it when what this module makes of the packages changes.
 FORMAT = 1
@@ -38,57 +28,6 @@ www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 """
 _GROUPS = "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"
-_NGINX = """user www-data;
-worker_processes 1;
-pid /run/nginx.pid;
-error_log stderr;
-events { worker_connections 256; }
-http {
-    include mime.types;
-    access_log /dev/stdout;
-    server {
-        listen 80 default_server;
-        root /var/www/html;
-    }
-}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What an image consists of: *programs* come with their libraries, *data* packages alone."""
-
-    config: ImageConfig
-    programs: tuple[str, ...]
-    data: tuple[str, ...] = ()
-    extra: tuple[tuple[str, Entry], ...] = ()
-
-
-RECIPES = {
-    "busybox": Recipe(ImageConfig("barenode/busybox:lab", ("sh",)), ("busybox-static",)),
-    "nginx": Recipe(
-        ImageConfig(
-            "barenode/nginx:lab",
-            ("nginx", "-g", "daemon off;"),
-            ports=("80/tcp",),
-            stop_signal="SIGQUIT",
-        ),
-        ("nginx", "busybox-static"),
-        ("nginx-common",),
-        (
-            ("etc/nginx/nginx.conf", text(_NGINX)),
-            ("var/lib/nginx", directory(uid=33, gid=33)),
-            ("var/www/html/index.html", text("barenode\n")),
-        ),
-    ),
-}
-
-
-def recipe(name: str) -> Recipe:
-    """The recipe called *name*; raises UsageError."""
-    if name not in RECIPES:
-        raise UsageError(f"no image {name!r}{suggest(name, RECIPES)}: {', '.join(sorted(RECIPES))}")
-    return RECIPES[name]
 
 
 def cache_key(made: Recipe, packages: Sequence[Package]) -> str:

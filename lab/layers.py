@@ -3,16 +3,25 @@
 An image is one layer. Its id is the digest of its configuration, which names the digest of the
 layer; so everything that varies between builds (times, order, owner names) is fixed here.
 Format: Docker image specification v1.2 (manifest.json, CONFIG.json, LAYER/layer.tar).
+
+An archive comes as pieces, and a file that an entry names by its path is read piece by piece: an
+image of any size takes no more memory than its small files. Its large files are read twice, for
+the digest stands before the layer.
 """
 
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import msgspec
+
+from lab.errors import LabError
+
+PIECE = 1 << 20
+"""Bytes of a file that are held at a time."""
 
 # Debian merges these into /usr by symlinks; some packages still ship files in them.
 _MERGED = ("bin", "sbin", "lib", "lib64")
@@ -21,13 +30,17 @@ _ARCHITECTURES = {"i386": "386", "armhf": "arm", "ppc64el": "ppc64le"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file, directory (``data`` and ``link`` None) or symlink of a layer."""
+    """One file, directory (``data``, ``link`` and ``source`` None) or symlink of a layer.
+
+    A file's content is *data*, or that of the file *source* of this machine.
+    """
 
     mode: int = 0o644
     data: bytes | None = None
     link: str | None = None
     uid: int = 0
     gid: int = 0
+    source: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,11 @@ class ImageConfig:
     environment: Mapping[str, str] = field(
         default_factory=lambda: {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"}
     )
+
+
+def go_architecture(debian: str) -> str:
+    """Go's name for the architecture that Debian calls *debian*: images carry Go's."""
+    return _ARCHITECTURES.get(debian, debian)
 
 
 def directory(mode: int = 0o755, uid: int = 0, gid: int = 0) -> Entry:
@@ -106,31 +124,65 @@ def with_parents(tree: Mapping[str, Entry]) -> dict[str, Entry]:
     return full
 
 
-def _add(tar: tarfile.TarFile, path: str, entry: Entry) -> None:
+def _header(path: str, entry: Entry) -> tarfile.TarInfo:
     info = tarfile.TarInfo(path)
     info.mode, info.uid, info.gid, info.mtime = entry.mode, entry.uid, entry.gid, 0
     if entry.link is not None:
         info.type, info.linkname = tarfile.SYMTYPE, entry.link
+    elif entry.source is not None:
+        info.size = entry.source.stat().st_size
     elif entry.data is None:
         info.type = tarfile.DIRTYPE
     else:
         info.size = len(entry.data)
-    tar.addfile(info, io.BytesIO(entry.data or b""))
+    return info
+
+
+def _content(entry: Entry) -> Iterator[bytes]:
+    if entry.source is not None:
+        with entry.source.open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+    elif entry.data:
+        yield entry.data
+
+
+def _archive(members: Iterable[tuple[tarfile.TarInfo, Iterable[bytes]]]) -> Iterator[bytes]:
+    """A tar archive in pieces, the same bytes as ``tarfile`` writes; raises LabError."""
+    length = 0
+    for info, content in members:
+        header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+        yield header
+        size = 0
+        for piece in content:
+            size += len(piece)
+            yield piece
+        if size != info.size:
+            raise LabError(f"{info.name} changed while the image was made: try again")
+        padding = -size % tarfile.BLOCKSIZE
+        yield bytes(padding)
+        length += len(header) + size + padding
+    end = 2 * tarfile.BLOCKSIZE
+    yield bytes(end + -(length + end) % tarfile.RECORDSIZE)
+
+
+def packed(tree: Mapping[str, Entry]) -> Iterator[bytes]:
+    """A tar archive of *tree* in pieces, in path order, with all times zero.
+
+    Raises OSError when a source cannot be read, LabError when it changes meanwhile.
+    """
+    return _archive((_header(path, tree[path]), _content(tree[path])) for path in sorted(tree))
 
 
 def pack(tree: Mapping[str, Entry]) -> bytes:
-    """A tar archive of *tree*, in path order, with all times zero."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as tar:
-        for path in sorted(tree):
-            _add(tar, path, tree[path])
-    return buffer.getvalue()
+    """The tar archive of *tree* in one piece; raises as ``packed`` does."""
+    return b"".join(packed(tree))
 
 
 def image_config(config: ImageConfig, architecture: str, layer_digest: str) -> bytes:
     """The configuration document of an image; *architecture* is Debian's name for it."""
     document = {
-        "architecture": _ARCHITECTURES.get(architecture, architecture),
+        "architecture": go_architecture(architecture),
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
         "config": {
@@ -145,20 +197,42 @@ def image_config(config: ImageConfig, architecture: str, layer_digest: str) -> b
     return msgspec.json.encode(document)
 
 
-def image_archive(tree: Mapping[str, Entry], config: ImageConfig, architecture: str) -> bytes:
-    """The whole archive for ``docker load``."""
-    layer = pack(with_parents(tree))
-    layer_digest = hashlib.sha256(layer).hexdigest()
+def _checked(pieces: Iterable[bytes], digest: str) -> Iterator[bytes]:
+    """*pieces*, whose digest is that of the first reading; raises LabError after the last."""
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+        yield piece
+    if found.hexdigest() != digest:
+        raise LabError("files changed while the image was made: try again")
+
+
+def image_pieces(
+    tree: Mapping[str, Entry], config: ImageConfig, architecture: str
+) -> Iterator[bytes]:
+    """The archive for ``docker load`` in pieces; raises OSError and LabError as ``packed`` does."""
+    full = with_parents(tree)
+    digest, size = hashlib.sha256(), 0
+    for piece in packed(full):
+        digest.update(piece)
+        size += len(piece)
+    layer_digest = digest.hexdigest()
     document = image_config(config, architecture, layer_digest)
     name = f"{hashlib.sha256(document).hexdigest()}.json"
-    manifest: Sequence[object] = [
-        {"Config": name, "RepoTags": [config.tag], "Layers": [f"{layer_digest}/layer.tar"]}
-    ]
-    return pack(
-        {
-            name: Entry(data=document),
-            layer_digest: directory(),
-            f"{layer_digest}/layer.tar": Entry(data=layer),
-            "manifest.json": Entry(data=msgspec.json.encode(manifest)),
-        }
-    )
+    layer = f"{layer_digest}/layer.tar"
+    manifest: Sequence[object] = [{"Config": name, "RepoTags": [config.tag], "Layers": [layer]}]
+    small = {
+        name: Entry(data=document),
+        layer_digest: directory(),
+        "manifest.json": Entry(data=msgspec.json.encode(manifest)),
+    }
+    info = _header(layer, Entry(data=b""))
+    info.size = size
+    members = [(path, _header(path, entry), _content(entry)) for path, entry in small.items()]
+    members.append((layer, info, _checked(packed(full), layer_digest)))
+    return _archive((info, content) for _, info, content in sorted(members, key=lambda m: m[0]))
+
+
+def image_archive(tree: Mapping[str, Entry], config: ImageConfig, architecture: str) -> bytes:
+    """The whole archive in one piece; raises as ``image_pieces`` does."""
+    return b"".join(image_pieces(tree, config, architecture))

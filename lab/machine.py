@@ -26,11 +26,13 @@ MANIFESTS = "/etc/kubernetes/manifests"
 
 PERSISTENT_NODE = (
     "/etc/docker",
+    "/etc/kubernetes",
     MANIFESTS,
     "/etc/netd",
     "/etc/nodeagent",
     "/var/lib/containerd",
     "/var/lib/docker",
+    "/var/lib/etcd",
     "/var/lib/kubelet",
     "/var/lib/netd",
     "/var/log",
@@ -149,8 +151,10 @@ def lacks_sys_resource(proc_self_status: str) -> bool:
 def fabric_services(spec: LabSpec, python: str) -> tuple[Service, ...]:
     """etcd, and the API server if the lab has one, on the fabric bridge's address.
 
-    *python* runs the API server.
+    *python* runs the API server. A lab with masters has both there.
     """
+    if spec.masters:
+        return ()
     etcd = Service(
         name="etcd",
         notify=True,
@@ -186,8 +190,12 @@ def node_services(
     *netd* and *nodeagent* are programs; with *wrapper* Docker runs through assets/runc-lab. A
     node without control plane has no nodeagent.
     """
-    options = [f"--etcd-endpoints={spec.etcd}", "--iface=eth0", "--ip-masq"]
-    if spec.api:
+    if spec.masters:
+        # Settings are in the files of lab.master.provision, as on a real host.
+        options = ["--iface=eth0"]
+    else:
+        options = [f"--etcd-endpoints={spec.etcd}", "--iface=eth0", "--ip-masq"]
+    if spec.api and not spec.masters:
         options += [f"--master={spec.api}", f"--hostname-override={node.name}"]
     docker = [
         "dockerd",
@@ -208,9 +216,10 @@ def node_services(
         ),
     ]
     if spec.api:
-        who = (f"--hostname-override={node.name}", f"--node-ip={node.address}")
-        sources = (f"--api-servers={spec.api}", f"--config={MANIFESTS}")
-        agent = (nodeagent, "run", *sources, *who)
+        agent: tuple[str, ...] = (nodeagent, "run")
+        if not spec.masters:
+            who = (f"--hostname-override={node.name}", f"--node-ip={node.address}")
+            agent += (f"--api-servers={spec.api}", f"--config={MANIFESTS}", *who)
         services.append(Service(name="nodeagent", notify=True, wants=("dockerd",), argv=agent))
     return tuple(services)
 

@@ -4,16 +4,27 @@
 the lab should be; whether a node lives is always looked up, never read from here.
 """
 
+from ipaddress import IPv4Network
+
 import msgspec
+
+from lab.master.plane import Master, Plane, Version
+
+EMBEDDED, KUBERNETES, NONE = "embedded", "kubernetes", "none"
+"""The kinds of control plane."""
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One host of a lab. ``address`` is on the lab's underlay, without prefix length."""
+    """One host of a lab. ``address`` is on the lab's underlay, without prefix length.
+
+    ``master``: static pods of the control plane run on it.
+    """
 
     name: str
     address: str
     mac: str
     netns: str
+    master: bool = False
 
 
 class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +37,21 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
     started: int
 
 
+class KubernetesSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The Kubernetes of a lab. ``version`` is like v1.20; ``pki`` is the lab's own PKI folder."""
+
+    version: str
+    hyperkube_image: str
+    etcd_image: str
+    pki: str
+    insecure: bool = False
+
+
 class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A lab: its names, its address ranges, and the pid 1 of each node that was started.
 
-    ``service_range`` is empty in a lab without control plane.
+    ``service_range`` is empty in a lab without control plane, ``kubernetes`` None in one whose
+    control plane is not a real Kubernetes.
     """
 
     name: str
@@ -38,17 +60,67 @@ class LabSpec(msgspec.Struct, frozen=True, kw_only=True):
     fabric: NodeSpec
     nodes: tuple[NodeSpec, ...]
     service_range: str = ""
+    kubernetes: KubernetesSpec | None = None
     processes: dict[str, ProcessRef] = {}
 
     @property
+    def control_plane(self) -> str:
+        """Its kind: EMBEDDED, KUBERNETES or NONE."""
+        if not self.service_range:
+            return NONE
+        return KUBERNETES if self.kubernetes else EMBEDDED
+
+    @property
+    def masters(self) -> tuple[NodeSpec, ...]:
+        """The hosts on which the control plane runs; none when it runs on the fabric."""
+        return tuple(node for node in self.nodes if node.master)
+
+    @property
+    def plane(self) -> Plane | None:
+        """What a real Kubernetes of this lab is made of."""
+        kubernetes = self.kubernetes
+        if kubernetes is None:
+            return None
+        return Plane(
+            masters=tuple(Master(node.name, node.address) for node in self.masters),
+            services=IPv4Network(self.service_range),
+            pods=IPv4Network(self.overlay),
+            version=Version.parse(kubernetes.version),
+            hyperkube_image=kubernetes.hyperkube_image,
+            etcd_image=kubernetes.etcd_image,
+            insecure=kubernetes.insecure,
+            names=(self.fabric.address,),
+        )
+
+    @property
+    def ranges(self) -> tuple[IPv4Network, ...]:
+        """The address ranges that are this lab's."""
+        texts = (self.underlay, self.overlay, self.service_range)
+        return tuple(IPv4Network(text) for text in texts if text)
+
+    @property
+    def etcds(self) -> tuple[str, ...]:
+        """The client URLs of this lab's etcd."""
+        plane = self.plane
+        return plane.etcd_urls() if plane else (f"http://{self.fabric.address}:2379",)
+
+    @property
+    def apis(self) -> tuple[str, ...]:
+        """The URLs of this lab's API servers, in the order of preference."""
+        plane = self.plane
+        if plane:
+            return plane.api_urls()
+        return (f"http://{self.fabric.address}:8080",) if self.service_range else ()
+
+    @property
     def etcd(self) -> str:
-        """The URL at which this lab's etcd listens."""
-        return f"http://{self.fabric.address}:2379"
+        """The URL of the first member of this lab's etcd."""
+        return self.etcds[0]
 
     @property
     def api(self) -> str:
-        """The URL of this lab's API server, empty when it has none."""
-        return f"http://{self.fabric.address}:8080" if self.service_range else ""
+        """The URL of this lab's first API server, empty when it has none."""
+        return next(iter(self.apis), "")
 
     @property
     def members(self) -> tuple[NodeSpec, ...]:

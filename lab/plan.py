@@ -17,6 +17,7 @@ from lab.model import LabSpec, NodeSpec
 FABRIC = "fabric"
 DEFAULT_OVERLAY = IPv4Network("10.1.0.0/16")
 MOST_NODES = 64
+MOST_MASTERS = 5
 
 # RFC 2544 benchmarking range: hosts that route it are rare. The private ranges are the reserve.
 _UNDERLAYS = (IPv4Network("198.18.0.0/15"), IPv4Network("172.31.0.0/16"))
@@ -24,7 +25,7 @@ _OVERLAYS = IPv4Network("10.0.0.0/8")
 # Below the first overlay; its first /24 is the range of Kubernetes' early documents.
 _SERVICES = (IPv4Network("10.0.0.0/16"), IPv4Network("172.30.0.0/16"))
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
-_NETNS = re.compile(r"bn-(?P<lab>[a-z0-9-]+)-(?P<node>fabric|node[0-9]+)")
+_NETNS = re.compile(r"bn-(?P<lab>[a-z0-9-]+)-(?P<node>fabric|(?:master|node)[0-9]+)")
 
 
 def check_name(name: str) -> str:
@@ -41,6 +42,16 @@ def check_count(nodes: int) -> int:
     if not 1 <= nodes <= MOST_NODES:
         raise UsageError(f"{nodes} nodes: a lab has 1 to {MOST_NODES}")
     return nodes
+
+
+def check_masters(masters: int) -> int:
+    """Return *masters* if a control plane can have that many; raises UsageError.
+
+    etcd decides by majority: an even member more makes a cluster that survives no more losses.
+    """
+    if masters not in range(1, MOST_MASTERS + 1, 2):
+        raise UsageError(f"--masters {masters}: etcd needs an odd number of members, 1, 3 or 5")
+    return masters
 
 
 def netns_name(lab: str, node: str) -> str:
@@ -123,22 +134,29 @@ def make_lab(
     used: Sequence[IPv4Network],
     *,
     control_plane: bool = True,
+    masters: int = 0,
 ) -> LabSpec:
-    """Plan a lab of *nodes* hosts beside the ranges *used*; raises UsageError."""
+    """Plan a lab of *masters* and *nodes* beside the ranges *used*; raises UsageError."""
     check_name(name)
     check_count(nodes)
     overlay = choose_overlay(network, used)
     # flannel's default SubnetMin leaves the first /24 of the network unused.
     room = 2 ** (24 - overlay.prefixlen) - 1
-    if nodes > room:
-        raise UsageError(f"{nodes} nodes: {overlay} holds {room}, each node leases a /24 of it")
+    if nodes + masters > room:
+        raise UsageError(
+            f"{nodes + masters} nodes: {overlay} holds {room}, each node leases a /24 of it"
+        )
     underlay = choose_underlay([*used, overlay])
     services = str(choose_services([*used, overlay, underlay])) if control_plane else ""
 
-    def member(node: str, offset: int) -> NodeSpec:
+    def member(node: str, offset: int, *, master: bool = False) -> NodeSpec:
         address = underlay.network_address + offset
         return NodeSpec(
-            name=node, address=str(address), mac=mac_of(address), netns=netns_name(name, node)
+            name=node,
+            address=str(address),
+            mac=mac_of(address),
+            netns=netns_name(name, node),
+            master=master,
         )
 
     return LabSpec(
@@ -146,9 +164,22 @@ def make_lab(
         underlay=str(underlay),
         overlay=str(overlay),
         fabric=member(FABRIC, 1),
-        nodes=tuple(member(f"node{i}", 10 + i) for i in range(1, nodes + 1)),
+        nodes=(
+            *(member(f"master{i}", 1 + i, master=True) for i in range(1, masters + 1)),
+            *(member(f"node{i}", 10 + i) for i in range(1, nodes + 1)),
+        ),
         service_range=services,
     )
+
+
+def first_subnets(spec: LabSpec) -> dict[str, IPv4Network]:
+    """The subnets with which the masters come up before there is an etcd to lease one from.
+
+    From the top of the overlay: leases are chosen at random from all of it, and one that is
+    registered is never given away.
+    """
+    subnets = list(IPv4Network(spec.overlay).subnets(new_prefix=24))
+    return {node.name: subnets[-1 - i] for i, node in enumerate(spec.masters)}
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

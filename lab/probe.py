@@ -4,7 +4,7 @@ A UNIX socket is found by its inode, so the host can talk to a node's daemons wi
 any namespace.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -83,3 +83,15 @@ async def says_ready(ref: ProcessRef, path: str) -> bool | None:
     """What a daemon of the node says on /readyz at the socket *path*; None when it is silent."""
     reply = await get(ref, path, "/readyz")
     return None if reply is None else reply[0] == 200
+
+
+def enter_argv(ref: ProcessRef, command: Sequence[str]) -> list[str]:
+    """The command line that runs *command* inside the node of pid 1 *ref*."""
+    kinds = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+    return ["nsenter", f"--target={ref.pid}", *kinds, "--", *command]
+
+
+def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """*environment* for a command inside a node, without the operator's own Docker settings."""
+    kept = {k: v for k, v in environment.items() if not k.startswith(("DOCKER_", "NOTIFY_"))}
+    return {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}

@@ -71,7 +71,8 @@ async def look_at_node(spec: LabSpec, node: NodeSpec) -> NodeStatus:
         return NodeStatus(name=node.name, address=node.address, state="dead")
     services = probe.services(ref)
     if node.name == spec.fabric.name:
-        state = node_state(True, True, services)
+        # Beside masters the fabric is a bridge alone, without a service that could be ready.
+        state = "ready" if spec.masters else node_state(True, True, services)
         return NodeStatus(
             name=node.name, address=node.address, state=state, pid=ref.pid, services=services
         )
@@ -115,7 +116,7 @@ async def look(spec: LabSpec) -> LabStatus:
         state=lab_state(fabric, tuple(nodes)),
         underlay=spec.underlay,
         overlay=spec.overlay,
-        etcd=spec.etcd,
+        etcd=",".join(spec.etcds),
         fabric=fabric,
         nodes=tuple(nodes),
         service_range=spec.service_range,

@@ -1,6 +1,8 @@
 """Where labs are kept on the host, the state file, and the locks.
 
 /run/barenode/labs/LAB/lab.json   what was asked for (atomic rename)
+/var/lib/barenode/labs/LAB/lab.json   the same of a lab that was taken down to be kept
+/var/lib/barenode/labs/LAB/pki    the keys of a lab with a real Kubernetes
 /run/barenode/locks/NAME          taken with flock while a command works on a lab
 /var/lib/barenode/labs/LAB/NODE   a node's disk
 /var/cache/barenode               images and packages, shared by all labs, kept by ``down``
@@ -46,6 +48,14 @@ class Paths:
         """The state file of *lab*."""
         return self.run / "labs" / lab / "lab.json"
 
+    def kept(self, lab: str) -> Path:
+        """The state file of *lab* while it is down to be kept."""
+        return self.data / "labs" / lab / "lab.json"
+
+    def pki(self, lab: str) -> Path:
+        """The PKI folder of *lab*."""
+        return self.data / "labs" / lab / "pki"
+
     def disk(self, lab: str, node: str) -> Path:
         """The directory that holds what a node keeps over a reboot."""
         return self.data / "labs" / lab / node
@@ -76,20 +86,30 @@ class Store:
 
     def load(self, lab: str) -> LabSpec | None:
         """The spec of *lab*, or None when there is none; raises LabError when it is damaged."""
-        path = self.paths.state(lab)
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=LabSpec)
-        except FileNotFoundError:
-            return None
-        except msgspec.MsgspecError as error:
-            raise LabError(
-                f"{path} is damaged ({error}); 'barenode lab down --name {lab}' removes the lab"
-            ) from error
+        for path in (self.paths.state(lab), self.paths.kept(lab)):
+            try:
+                return msgspec.json.decode(path.read_bytes(), type=LabSpec)
+            except FileNotFoundError:
+                continue
+            except msgspec.MsgspecError as error:
+                raise LabError(
+                    f"{path} is damaged ({error}); 'barenode lab down --name {lab}' removes the lab"
+                ) from error
+        return None
+
+    def is_kept(self, lab: str) -> bool:
+        """Whether *lab* is down and kept."""
+        return self.paths.kept(lab).exists() and not self.paths.state(lab).exists()
 
     def save(self, spec: LabSpec) -> None:
         """Write the state file, in one step."""
-        text = msgspec.json.format(msgspec.json.encode(spec))
-        write_atomic(self.paths.state(spec.name), text)
+        write_atomic(self.paths.state(spec.name), _text(spec))
+
+    def keep(self, spec: LabSpec) -> None:
+        """Put *spec* beside the disks, where it outlasts the machine's reboot, and down in /run."""
+        stopped = msgspec.structs.replace(spec, processes={})
+        write_atomic(self.paths.kept(spec.name), _text(stopped), sync=True)
+        shutil.rmtree(self.paths.state(spec.name).parent, ignore_errors=True)
 
     def save_boot(self, boot: BootConfig) -> Path:
         """Write what a node's pid 1 reads; returns the file."""
@@ -146,6 +166,10 @@ class Store:
             path.unlink(missing_ok=True)
             os.close(descriptor)
             self.tidy()
+
+
+def _text(spec: LabSpec) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(spec))
 
 
 def _acquire(path: Path, wait: bool) -> int:

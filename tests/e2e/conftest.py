@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lab.probe import process_ref
+from tests.support.kubelab import KubeLab
 from tests.support.kubernetes import built
 from tests.support.realnode import RealNode, real_node
 
@@ -163,3 +164,15 @@ def node(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
     """A host whose nodeagent talks to two real kube-apiservers."""
     with real_node(tmp_path_factory.mktemp("node"), built(pytestconfig)) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def kube() -> Iterator[KubeLab]:
+    """A lab with a master and two workers, which have the images; shared by all tests."""
+    lab = KubeLab(f"k{os.getpid()}", masters=1, workers=2)
+    try:
+        lab.up()
+        lab.load("guestbook", "nginx", "redis")
+        yield lab
+    finally:
+        lab.down()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab.images import RECIPES
+from lab.recipes import RECIPES
 from tests.e2e.conftest import Operator
 
 pytestmark = pytest.mark.e2e

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from lab import cli, output, probe, status
 from lab.__main__ import only_failure
-from lab.cluster import node_environment
 from lab.control import ControlStatus
 from lab.demo import Visit, demo_sheet, next_step, page
 from lab.errors import BusyError, LabError, NotFoundError, PrerequisiteError, UsageError
 from lab.model import ProcessRef, ServiceState
+from lab.probe import node_environment
 from lab.status import LabStatus, NodeStatus
 
 READY = (ServiceState(name="netd", state="ready"), ServiceState(name="dockerd", state="ready"))
@@ -61,8 +61,11 @@ def test_commands_become_values() -> None:
     assert (load.image, load.nodes) == ("a.tar", ["node1", "node2"])
     assert cli.parse(["lab", "down", "--all"], "1").all
     assert cli.parse(["lab", "demo"], "1").name == "demo"
-    assert up.control_plane == "embedded"
+    assert (up.control_plane, up.masters, up.insecure) == (None, None, False)
     assert cli.parse(["lab", "up", "--control-plane", "none"], "1").control_plane == "none"
+    real = cli.parse(["lab", "up", "--control-plane", "kubernetes", "--masters", "3"], "1")
+    assert (real.control_plane, real.masters, real.kube_bin_dir) == ("kubernetes", 3, "")
+    assert cli.parse(["lab", "down", "--keep"], "1").keep
 
 
 def test_everything_after_two_dashes_belongs_to_the_command_in_the_node() -> None:

@@ -4,24 +4,32 @@ import io
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from lab import control, servicedemo
 from lab.control import kubectl_argv
 from lab.errors import LabError, PrerequisiteError
-from lab.model import NodeSpec
+from lab.model import KubernetesSpec, NodeSpec
 from lab.output import Output
 from lab.plan import make_lab
 from lab.servicedemo import Answers, ServiceDemo, answers_sheet, documents
 
 SPEC = make_lab("x", 2, None, [])
 BARE = make_lab("x", 2, None, [], control_plane=False)
+REAL = msgspec.structs.replace(
+    make_lab("x", 2, None, [], masters=3),
+    kubernetes=KubernetesSpec(
+        version="v1.20", hyperkube_image="h:v1.20.2", etcd_image="e", pki="/no/such/pki"
+    ),
+)
+CACHE = Path("/run/cache")
 
 
 def test_kubectl_asks_the_lab_s_server_whatever_the_operator_has_configured() -> None:
     """With its own cache: a server of an earlier lab had the same address."""
-    argv = kubectl_argv(SPEC, Path("/run/cache"), ["get", "pods"], lambda name: f"/bin/{name}")
+    argv = kubectl_argv(SPEC, SPEC.api, CACHE, ["get", "pods"], lambda name: f"/bin/{name}")
     assert argv[:3] == ["nsenter", "--net=/run/netns/bn-x-fabric", "--"]
     assert "KUBECONFIG=/dev/null" in argv
     assert argv[-4:] == [
@@ -29,12 +37,27 @@ def test_kubectl_asks_the_lab_s_server_whatever_the_operator_has_configured() ->
     ]  # fmt: skip
 
 
+def test_kubectl_is_the_administrator_of_a_real_kubernetes_and_nobody_over_plain_http() -> None:
+    """The certificate is the lab's own."""
+    argv = kubectl_argv(REAL, REAL.apis[1], CACHE, ["version"], lambda name: name)
+    assert "--server=https://198.18.0.3:6443" in argv
+    assert "--client-certificate=/no/such/pki/admin.crt" in argv
+    plain = kubectl_argv(REAL, "http://198.18.0.2:8080", CACHE, ["version"], lambda name: name)
+    assert not any("certificate" in word or "key" in word for word in plain)
+
+
+def test_a_lab_without_its_keys_is_told_of_by_folder() -> None:
+    """Before anything is asked of a server."""
+    with pytest.raises(LabError, match="/no/such/pki"):
+        control.Api(REAL)
+
+
 def test_without_kubectl_or_control_plane_the_operator_is_told_what_to_do() -> None:
     """Each with its own sentence."""
     with pytest.raises(PrerequisiteError, match="kubernetes-client"):
-        kubectl_argv(SPEC, Path("/x"), ["get"], lambda _: None)
+        kubectl_argv(SPEC, SPEC.api, CACHE, ["get"], lambda _: None)
     with pytest.raises(LabError, match="--control-plane none"):
-        kubectl_argv(BARE, Path("/x"), ["get"], lambda name: name)
+        kubectl_argv(BARE, "", CACHE, ["get"], lambda name: name)
     with pytest.raises(LabError, match="--control-plane none"):
         control.Api(BARE)
 

@@ -3,16 +3,21 @@
 import hashlib
 import io
 import json
+import re
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 
 from hostkit.command import Completed
 from lab import debs, layers
 from lab.errors import LabError, UsageError
-from lab.images import RECIPES, ImageCache, assemble, cache_key, recipe
+from lab.images import ImageCache, assemble, cache_key
 from lab.layers import Entry, ImageConfig
+from lab.recipes import GUESTBOOK, RECIPES, recipe
 from tests.lab.fakes import FakeRunner
 
 CONFIG = ImageConfig("test/image:1", ("sh",), ports=("80/tcp",))
@@ -112,6 +117,90 @@ def test_an_unknown_image_is_refused_with_the_nearest() -> None:
     """Nothing is built."""
     with pytest.raises(UsageError, match="did you mean 'nginx'"):
         recipe("ngnix")
+
+
+def test_every_image_of_the_examples_can_be_built() -> None:
+    """Their names are those that the recipes give."""
+    examples = [p for p in Path("docs/examples").rglob("*") if p.suffix in {".yaml", ".json"}]
+    used = {
+        image for path in examples for image in re.findall(r"image\W+([\w./:]+)", path.read_text())
+    }
+    assert used
+    assert used <= {made.config.tag for made in RECIPES.values()}
+
+
+REDIS = """#!/bin/sh
+[ "$1 $2 $4" = "-e -h -p" ] || exit 9
+host=$3; shift 5
+[ "$host" != down ] || { echo Could not connect; exit 1; }
+case $1 in
+    SET) printf %s "$3" >"$STORE/$2"; echo OK ;;
+    GET) cat "$STORE/$2" 2>/dev/null; echo ;;
+esac
+"""
+
+
+class Frontend:
+    """The guestbook's program in a directory of its own, with a redis that keeps files."""
+
+    def __init__(self, directory: Path) -> None:
+        busybox = shutil.which("busybox")
+        assert busybox, "busybox is missing: 'make setup' installs it"
+        for name in ("sh", "hostname", "httpd", "sed", "timeout", "tr", "cat"):
+            (directory / name).symlink_to(busybox)
+        (directory / "redis-cli").write_text(REDIS)
+        (directory / "redis-cli").chmod(0o755)
+        (directory / "store").mkdir()
+        self._directory = directory
+
+    def __call__(self, query: str, master: str = "one", slave: str = "two") -> tuple[str, str]:
+        """Status and body of the answer."""
+        environment = {
+            "PATH": str(self._directory),
+            "STORE": str(self._directory / "store"),
+            "QUERY_STRING": query,
+            "REDIS_MASTER_SERVICE_HOST": master,
+            "REDIS_MASTER_SERVICE_PORT": "6379",
+            "REDIS_SLAVE_SERVICE_HOST": slave,
+            "REDIS_SLAVE_SERVICE_PORT": "6379",
+        }
+        done = subprocess.run(
+            ["sh", "-c", GUESTBOOK], env=environment, capture_output=True, check=True, timeout=60
+        )
+        head, _, body = done.stdout.decode().partition("\r\n\r\n")
+        return head.split("\r\n")[0].removeprefix("Status: "), body
+
+
+@pytest.mark.parametrize(
+    "text", ["hello", "a b&c=d%", '"quoted" \\ back', "two\nlines", "* $HOME `id`", "-x", "Grüße"]
+)
+def test_the_guestbook_says_what_was_written(tmp_path: Path, text: str) -> None:
+    """Any text comes back as it was, in valid JSON, and as plain text in the page."""
+    ask = Frontend(tmp_path)
+    written = ask(f"cmd=set&key=messages&value={quote_plus(text)}")
+    assert (written[0], json.loads(written[1])) == ("200 OK", {"message": "Updated"})
+    status, body = ask("cmd=get&key=messages")
+    assert (status, json.loads(body)) == ("200 OK", {"data": text})
+    ask("cmd=set&key=messages&value=<script>")
+    status, page = ask("")
+    assert status == "200 OK"
+    assert "<h1>Guestbook</h1>" in page
+    assert "<script>" not in page
+
+
+def test_the_guestbook_says_why_it_cannot(tmp_path: Path) -> None:
+    """A redis that is away or was not known at the start, and a command that there is not."""
+    ask = Frontend(tmp_path)
+    status, body = ask("cmd=set&key=a&value=b", master="down")
+    assert (status, json.loads(body)) == (
+        "502 Bad Gateway", {"error": "redis: Could not connect"},
+    )  # fmt: skip
+    assert ask("cmd=get&key=a", master="down") == ("200 OK", '{"data": ""}\n')
+    status, body = ask("cmd=get&key=a", slave="")
+    assert status == "502 Bad Gateway"
+    assert "no such service" in json.loads(body)["error"]
+    assert ask("", slave="down")[0] == "502 Bad Gateway"
+    assert ask("cmd=drop")[0] == "400 Bad Request"
 
 
 def test_apt_s_answers_are_read() -> None:

@@ -131,6 +131,18 @@ def test_the_fabric_runs_the_api_server_beside_etcd_if_it_is_wanted() -> None:
     assert [service.name for service in machine.fabric_services(plain, "py")] == ["etcd"]
 
 
+def test_beside_masters_settings_come_from_files_and_the_fabric_runs_nothing() -> None:
+    """As on a real host; etcd and the API server are pods of the masters."""
+    spec = make_lab("x", 1, None, [], masters=1)
+    assert machine.fabric_services(spec, "/py") == ()
+    for node in spec.nodes:
+        netd, _, agent = machine.node_services(spec, node, "/netd", "/agent", wrapper=False)
+        assert netd.argv == ("/netd", "run", "--iface=eth0")
+        assert agent.argv == ("/agent", "run")
+        kept = machine.persistent_of(node, spec)
+        assert {"/etc/kubernetes", "/etc/netd", "/etc/nodeagent", "/var/lib/etcd"} <= set(kept)
+
+
 def test_an_environment_file_is_read_as_systemd_reads_it() -> None:
     """Quotes go, blank lines and comments are skipped, the value may be empty."""
     text = '# made by netd\n\nDOCKER_OPTS=" --bip=10.1.2.1/24 --mtu=1450"\nA=b\nEMPTY=\n'

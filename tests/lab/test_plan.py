@@ -2,12 +2,14 @@
 
 from ipaddress import IPv4Address, IPv4Network
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lab import plan
 from lab.errors import UsageError
+from lab.model import KubernetesSpec
 
 NETWORKS = st.builds(
     lambda address, length: IPv4Network((address, length), strict=False),
@@ -105,6 +107,41 @@ def test_a_lab_without_control_plane_has_no_services_and_no_api_server() -> None
     assert plan.make_lab("x", 1, None, []).api == "http://198.18.0.1:8080"
     bare = plan.make_lab("x", 1, None, [], control_plane=False)
     assert (bare.api, bare.service_range) == ("", "")
+
+
+def test_masters_come_before_workers_and_have_subnets_of_their_own_from_the_start() -> None:
+    """Those cannot be leased: there is no etcd before the masters run."""
+    made = plan.make_lab("x", 2, None, [], masters=3)
+    assert [n.name for n in made.nodes] == ["master1", "master2", "master3", "node1", "node2"]
+    assert [n.address for n in made.masters] == ["198.18.0.2", "198.18.0.3", "198.18.0.4"]
+    assert len({n.address for n in made.members}) == 6
+    first = plan.first_subnets(made)
+    assert list(first) == ["master1", "master2", "master3"]
+    assert len(set(first.values())) == 3
+    assert all(s.subnet_of(IPv4Network(made.overlay)) for s in first.values())
+    assert plan.lab_of_netns(made.masters[0].netns) == "x"
+
+
+@pytest.mark.parametrize("masters", [0, 2, 4, 7, -1])
+def test_a_number_of_masters_without_majority_is_refused(masters: int) -> None:
+    """An even one survives no more losses than one less."""
+    with pytest.raises(UsageError, match="odd number"):
+        plan.check_masters(masters)
+
+
+def test_the_kind_of_control_plane_tells_where_api_and_etcd_are() -> None:
+    """On the fabric, on every master, or nowhere."""
+    embedded = plan.make_lab("x", 1, None, [])
+    assert (embedded.control_plane, embedded.plane) == ("embedded", None)
+    assert embedded.etcds == ("http://198.18.0.1:2379",)
+    assert plan.make_lab("x", 1, None, [], control_plane=False).control_plane == "none"
+    real = KubernetesSpec(version="v1.20", hyperkube_image="h", etcd_image="e", pki="/pki")
+    made = msgspec.structs.replace(plan.make_lab("x", 1, None, [], masters=3), kubernetes=real)
+    assert made.control_plane == "kubernetes"
+    assert made.apis == tuple(f"https://198.18.0.{n}:6443" for n in (2, 3, 4))
+    assert made.etcds == tuple(f"https://198.18.0.{n}:2379" for n in (2, 3, 4))
+    plain = msgspec.structs.replace(made, kubernetes=msgspec.structs.replace(real, insecure=True))
+    assert plain.api == "http://198.18.0.2:8080"
 
 
 def test_identities_are_stable_and_distinct() -> None:

@@ -47,6 +47,25 @@ def test_a_lab_s_disk_alone_shows_that_it_is_there(store: Store) -> None:
     assert store.labs() == set()
 
 
+def test_a_lab_that_is_kept_outlasts_run_and_forgets_its_processes(store: Store) -> None:
+    """/run is empty after a reboot of the machine."""
+    spec = msgspec.structs.replace(SPEC, processes={"node1": ProcessRef(pid=5, started=6)})
+    store.save(spec)
+    store.paths.disk("x", "node1").mkdir(parents=True)
+    assert not store.is_kept("x")
+    store.keep(spec)
+    assert store.is_kept("x")
+    assert not store.paths.state("x").exists()
+    assert store.load("x") == SPEC
+    assert store.labs() == {"x"}
+    store.save(spec)
+    assert not store.is_kept("x")
+    assert store.load("x") == spec
+    store.remove("x")
+    assert store.load("x") is None
+    assert store.labs() == set()
+
+
 def test_commands_on_one_lab_exclude_each_other(store: Store) -> None:
     """The second is told who works there; another lab is not concerned."""
     with store.lock("x"):

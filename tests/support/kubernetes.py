@@ -1,6 +1,6 @@
 """Real kube-apiservers for tests: TLS, tokens, certificates, RBAC, several on one etcd.
 
-They are Kubernetes 1.20's, built from Debian's source by packaging/kubernetes.sh. What they keep
+They are Kubernetes 1.20's, built from Debian's source by lab/assets/kubernetes.sh. What they keep
 in etcd is JSON, so that a test can write there what no API server would accept.
 """
 
@@ -41,10 +41,10 @@ def built(config: pytest.Config) -> Path:
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         done = subprocess.run(
-            [str(ROOT / "packaging/kubernetes.sh"), "kube-apiserver"],
+            [str(ROOT / "lab/assets/kubernetes.sh"), "kube-apiserver"],
             check=False, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-    assert done.returncode == 0, "packaging/kubernetes.sh built no kube-apiserver: see what it said"
+    assert done.returncode == 0, "lab/assets/kubernetes.sh built none: see what it said"
     return Path(done.stdout.strip()) / "kube-apiserver"
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from lab import host
-from lab.cluster import node_environment
-from lab.images import RECIPES
+from lab.probe import node_environment
+from lab.recipes import RECIPES
 from tests.support.kubernetes import ADMIN, Apiserver, Apiservers, Kubectl
 from tests.support.netns import Namespace, eventually
 from tests.support.services import Json

@@ -1,24 +1,41 @@
 #!/bin/sh
-# Builds commands of Kubernetes from Debian's source package `kubernetes`, for tests against
-# the real thing: packaging/kubernetes.sh kube-apiserver [kube-scheduler ...]
+# Builds commands of Kubernetes from Debian's source package `kubernetes`:
+# lab/assets/kubernetes.sh [--version 1.20] kube-apiserver [kube-scheduler ...]
 # Prints the folder of the binaries. Binaries are kept by version outside the checkout, so a
 # second call answers at once; a build that was interrupted goes on where it stopped.
+# Exit status: 0 done, 1 failed, 2 wrong usage or a version that Debian does not have, 5 this
+# machine lacks something, 130 interrupted.
 # Building with Go's own tool alone fails for kube-apiserver: its Makefile generates code first.
 set -eu
 
 base=${BARENODE_CACHE:-/var/cache/barenode}/kubernetes
-need_mib=6000
 
 say() { printf '%s\n' "$*" >&2; }
 fail() {
     say "kubernetes: $*"
     exit 1
 }
+lacks() {
+    say "kubernetes: $*"
+    exit 5
+}
 usage() {
-    say "usage: packaging/kubernetes.sh COMMAND...   such as kube-apiserver, kube-controller-manager, kube-scheduler"
+    say "usage: ${0##*/} [--version MAJOR.MINOR] COMMAND...   such as kube-apiserver, kube-controller-manager, kube-scheduler, kubectl"
     exit 2
 }
+upstream() { # Kubernetes' version in Debian's, such as 1.20.2 in 1.20.5+really1.20.2-1.1+deb12u1
+    printf '%s\n' "$1" | sed 's/^[0-9]*://; s/-[^-]*$//; s/.*+really//'
+}
+is_wanted() {
+    case $(upstream "$1") in "$asked" | "$asked".*) ;; *) [ -z "$asked" ] ;; esac
+}
 
+asked=
+if [ "${1-}" = --version ]; then
+    [ $# -gt 2 ] || usage
+    asked=$2
+    shift 2
+fi
 [ $# -gt 0 ] || usage
 for command in "$@"; do
     case $command in kube-apiserver | kube-controller-manager | kube-scheduler | kubectl | kubelet | kube-proxy) ;; *) usage ;; esac
@@ -28,13 +45,14 @@ done
 for bin in "$base"/*/bin; do
     missing=
     for command in "$@"; do [ -x "$bin/$command" ] || missing=1; done
-    if [ -z "$missing" ]; then
+    home=${bin%/bin}
+    if [ -z "$missing" ] && is_wanted "${home##*/}"; then
         printf '%s\n' "$bin"
         exit 0
     fi
 done
 
-[ "$(id -u)" -eq 0 ] || fail "building needs root: it installs Debian's Go compiler"
+[ "$(id -u)" -eq 0 ] || lacks "building needs root: it installs Debian's Go compiler"
 mkdir -p "$base/apt/lists/partial"
 exec 9>"$base/lock"
 flock -n 9 || {
@@ -42,9 +60,13 @@ flock -n 9 || {
     flock 9
 }
 
+# What an earlier build left in the folder is not needed again.
+need_mib=6000
+used_mib=$(du -sm "$base" | cut -f 1)
+need_mib=$((need_mib > used_mib + 1000 ? need_mib - used_mib : 1000))
 free_mib=$(df -Pm "$base" | awk 'NR == 2 { print $4 }')
-say "kubernetes: building $* from Debian's source package: 4 to 20 minutes on two cores, 4 GB in $base"
-[ "$free_mib" -ge "$need_mib" ] || fail "$base has $free_mib MB free and $need_mib are needed"
+say "kubernetes: building from Debian's source package: 4 to 20 minutes on two cores, up to $need_mib MB more in $base ($free_mib MB are free)"
+[ "$free_mib" -ge "$need_mib" ] || lacks "$base has $free_mib MB free and $need_mib are needed: make room, or name another folder by BARENODE_CACHE"
 
 log=$base/build.log
 : >"$log"
@@ -55,7 +77,7 @@ run() { # what it is, then the command; its output goes to the log, a sign of li
     started=$(date +%s)
     "$@" >>"$log" 2>&1 &
     child=$!
-    trap 'kill "$child" 2>/dev/null; exit 130' INT TERM
+    trap 'kill "$child" 2>/dev/null; wait "$child" || :; exit 130' INT TERM
     while kill -0 "$child" 2>/dev/null; do
         sleep 1
         passed=$(($(date +%s) - started))
@@ -82,7 +104,7 @@ if [ ! -s "$base/apt/sources.list" ]; then
     run "refreshing the list of packages" apt-get update -q
     list_archives
 fi
-[ -s "$base/apt/sources.list" ] || fail "apt knows no archive of Debian: look at /etc/apt/sources.list"
+[ -s "$base/apt/sources.list" ] || lacks "apt knows no archive of Debian: look at /etc/apt/sources.list"
 source_apt() {
     apt-get -q -o Dir::Etc::SourceList="$base/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State::Lists="$base/apt/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= "$@"
@@ -90,7 +112,11 @@ source_apt() {
 run "reading the archive's list of sources" source_apt update
 version=$(source_apt source --print-uris kubernetes 2>/dev/null |
     sed -n "s/.* kubernetes_\([^ ]*\)\.dsc .*/\1/p" | head -n 1)
-[ -n "$version" ] || fail "the archive has no source package kubernetes"
+[ -n "$version" ] || lacks "the archive has no source package kubernetes"
+is_wanted "$version" || {
+    say "kubernetes: Debian's source package is version $(upstream "$version"), not $asked"
+    exit 2
+}
 
 wanted=
 for package in golang-go golang-github-modern-go-reflect2-dev rsync jq dpkg-dev make gcc libc6-dev; do
@@ -124,10 +150,12 @@ if [ ! -e "$home/reflect2-replaced" ]; then
     cp -r /usr/share/gocode/src/github.com/modern-go/reflect2 "$reflect2"
     touch "$home/reflect2-replaced"
 fi
-for command in "$@"; do
-    [ ! -x "$home/bin/$command" ] || continue
-    run "compiling $command" env GOPATH="$home/go" GOCACHE="$home/go-cache" GO111MODULE=off GOFLAGS= \
-        CGO_ENABLED=0 make "WHAT=cmd/$command"
+left=
+for command in "$@"; do [ -x "$home/bin/$command" ] || left="$left $command"; done
+for command in $left; do
+    left=${left#" $command"}
+    run "compiling $command${left:+, then$left}" env GOPATH="$home/go" GOCACHE="$home/go-cache" \
+        GO111MODULE=off GOFLAGS= CGO_ENABLED=0 make "WHAT=cmd/$command"
     install -m 755 "_output/bin/$command" "$home/bin/.$command"
     mv "$home/bin/.$command" "$home/bin/$command"
 done

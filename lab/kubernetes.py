@@ -1,0 +1,109 @@
+"""A real Kubernetes on the masters of a lab: what is put on disks, what is waited for.
+
+    provision  certificates, settings and netd's first subnet on every disk, before any boot
+    manifests  into a master's folder once its Docker has the images
+    answering  /readyz of each API server, then the masters' labels
+
+The masters boot as real hosts do, so nothing here talks to etcd: netd puts the network's
+configuration there, and takes up the subnet that it was given beforehand.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from lab.control import Api, admin_context, is_ready, request
+from lab.errors import LabError
+from lab.hyperkube import Hyperkube
+from lab.master.certificates import for_users
+from lab.master.pki import Pki
+from lab.master.provision import Host
+from lab.model import KubernetesSpec, LabSpec, NodeSpec
+from lab.plan import first_subnets
+from lab.recipes import RECIPES
+from lab.store import Paths
+
+ROLES = ("node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane")
+"""What ``kubectl get nodes`` shows as roles. A node may not give itself these labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The Kubernetes that is asked for: how many masters, of which image."""
+
+    masters: int
+    hyperkube: Hyperkube
+    insecure: bool = False
+
+
+def described(paths: Paths, spec: LabSpec, wish: Wish) -> LabSpec:
+    """*spec* with what has to be remembered of *wish*."""
+    kubernetes = KubernetesSpec(
+        version=str(wish.hyperkube.version),
+        hyperkube_image=wish.hyperkube.tag,
+        etcd_image=RECIPES["etcd"].config.tag,
+        pki=str(paths.pki(spec.name)),
+        insecure=wish.insecure,
+    )
+    return msgspec.structs.replace(spec, kubernetes=kubernetes)
+
+
+def _hosts(paths: Paths, spec: LabSpec) -> dict[str, Host]:
+    plane = spec.plane
+    if plane is None:
+        return {}
+    pki = Pki(paths.pki(spec.name))
+    return {
+        node.name: Host(paths.disk(spec.name, node.name), plane, pki, node.name, node.address)
+        for node in spec.nodes
+    }
+
+
+def provision(paths: Paths, spec: LabSpec) -> None:
+    """Put what they need on the disks of all hosts, and the administrator's certificate beside."""
+    plane = spec.plane
+    if plane is None:
+        return
+    subnets = first_subnets(spec)
+    for name, host in _hosts(paths, spec).items():
+        host.provision()
+        if name in subnets:
+            host.seed(subnets[name])
+    pki = Pki(paths.pki(spec.name))
+    for wanted in for_users(plane):
+        pki.issue(wanted)
+
+
+def place_manifests(paths: Paths, spec: LabSpec, node: NodeSpec) -> None:
+    """Let nodeagent on the master *node* start the control plane."""
+    _hosts(paths, spec)[node.name].place_manifests()
+
+
+async def joined(spec: LabSpec, node: NodeSpec) -> str | None:
+    """None when *node* is registered and Ready, else what is waited for.
+
+    A master also has its own API server to be ready; then it gets its roles.
+    """
+    if node.master and (text := await _answering(spec, spec.apis[spec.masters.index(node)])):
+        return text
+    api = Api(spec, timeout=5.0)
+    try:
+        found = await api.call("GET", f"/api/v1/nodes/{node.name}")
+        if not is_ready(found):
+            return "waiting for it to be Ready"
+        if node.master:
+            body = {"metadata": {"labels": dict.fromkeys(ROLES, "")}}
+            await api.call("PATCH", f"/api/v1/nodes/{node.name}", body)
+    except LabError:
+        return "waiting for its registration"
+    return None
+
+
+async def _answering(spec: LabSpec, url: str) -> str | None:
+    try:
+        status, _ = await request(
+            spec.fabric, "GET", f"{url}/readyz", timeout=2.0, tls=admin_context(spec)
+        )
+    except (OSError, ValueError):
+        return "waiting for the API server"
+    return None if status == 200 else "waiting for the API server to be ready"

@@ -1,0 +1,81 @@
+"""The settings of netd and nodeagent on a host of a cluster, as the text of their files.
+
+Pure. Paths are those at which ``lab.master.provision`` puts certificates and kubeconfigs; the
+options are described in docs/netd.md and docs/nodeagent.md.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from lab.master.manifests import KUBERNETES, PKI
+from lab.master.plane import Plane
+
+NETD_FILE = "/etc/netd/netd.toml"
+NODEAGENT_FILE = "/etc/nodeagent/nodeagent.toml"
+NETWORK_FILE = "/etc/netd/network.json"
+MANIFESTS = f"{KUBERNETES}/manifests"
+NODEAGENT_CONF = f"{KUBERNETES}/nodeagent.conf"
+NETD_CONF = f"{KUBERNETES}/netd.conf"
+
+MASTER_TAINTS = (
+    "node-role.kubernetes.io/master=:NoSchedule",
+    "node-role.kubernetes.io/control-plane=:NoSchedule",
+)
+"""kubeadm's: the first before 1.24, the second since 1.24; pods made for either tolerate it."""
+
+Value = str | bool | Sequence[str]
+
+
+def netd_settings(plane: Plane, name: str) -> dict[str, Value]:
+    """netd's settings on the host *name*, master or not."""
+    settings: dict[str, Value] = {
+        "etcd-endpoints": plane.etcd_urls(first=name),
+        "net-config-path": NETWORK_FILE,
+        "master": plane.api_urls(first=name),
+        "cluster-cidr": str(plane.pods),
+        "hostname-override": name,
+        "ip-masq": True,
+    }
+    if not plane.insecure:
+        settings |= {
+            "etcd-cafile": f"{PKI}/etcd/ca.crt",
+            "etcd-certfile": f"{PKI}/etcd/netd.crt",
+            "etcd-keyfile": f"{PKI}/etcd/netd.key",
+            "kubeconfig": NETD_CONF,
+        }
+    return settings
+
+
+def nodeagent_settings(plane: Plane, name: str, address: str) -> dict[str, Value]:
+    """nodeagent's settings on the host *name* with *address*, master or not."""
+    settings: dict[str, Value] = {
+        "config": MANIFESTS,
+        "api-servers": plane.api_urls(first=name),
+        "hostname-override": name,
+        "node-ip": address,
+        "cluster-domain": plane.domain,
+        "client-ca-file": f"{PKI}/ca.crt",
+        "tls-cert-file": f"{PKI}/kubelet.crt",
+        "tls-private-key-file": f"{PKI}/kubelet.key",
+    }
+    if not plane.insecure:
+        settings["kubeconfig"] = NODEAGENT_CONF
+    if any(master.name == name for master in plane.masters):
+        settings["register-with-taints"] = MASTER_TAINTS
+    return settings
+
+
+def toml(settings: Mapping[str, Value]) -> str:
+    """*settings* as a TOML document: basic strings, booleans and arrays, as JSON writes them."""
+    lines = [f"{name} = {json.dumps(_plain(value))}" for name, value in settings.items()]
+    return "# made by barenode\n" + "\n".join(lines) + "\n"
+
+
+def _plain(value: Value) -> object:
+    return value if isinstance(value, (str, bool)) else list(value)
+
+
+def network_config(plane: Plane) -> str:
+    """flannel's network configuration, which netd puts into an etcd that has none."""
+    config = {"Network": str(plane.pods), "Backend": {"Type": "vxlan"}}
+    return json.dumps(config)

@@ -1,0 +1,92 @@
+"""``barenode host prepare``: the files with which a real host becomes a master or a worker."""
+
+import argparse
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from lab.errors import UsageError
+from lab.master import certificates, planeflags
+from lab.master.pki import Pki
+from lab.master.plane import Plane, Version
+from lab.master.provision import Host
+from lab.output import Output
+
+_P = TypeVar("_P", bound=argparse.ArgumentParser)
+
+
+def add_arguments(groups: "argparse._SubParsersAction[_P]", epilog: str) -> None:
+    """Add the group ``host`` to *groups*."""
+    host = groups.add_parser(
+        "host", help="files that make hosts masters and workers", epilog=epilog, allow_abbrev=False
+    )
+    commands = host.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    text = "write certificates, kubeconfigs, settings and, for a master, manifests of a host"
+    prepare = commands.add_parser(
+        "prepare", help=text, description=text, epilog=epilog, allow_abbrev=False
+    )
+    prepare.set_defaults(command="prepare", parser=prepare)
+    prepare.add_argument("host", metavar="NAME", help="the host's name as a node")
+    prepare.add_argument(
+        "--address", default="", help="where others reach it (default, of a master: as in --master)"
+    )
+    prepare.add_argument(
+        "-o", "--output", metavar="FOLDER", type=Path, required=True,
+        help="folder for a copy of the host's root: / on the host itself",
+    )  # fmt: skip
+    prepare.add_argument(
+        "--pki-dir", metavar="DIR", type=Path, required=True,
+        help="folder of the cluster's own CAs; made if it is missing, to be kept safe",
+    )  # fmt: skip
+    planeflags.add_arguments(prepare)
+    prepare.add_argument("--network", metavar="CIDR", required=True, help="the pods' network")
+    prepare.add_argument("--hyperkube-image", metavar="IMAGE", required=True)
+    prepare.add_argument("--etcd-image", metavar="IMAGE", required=True)
+    prepare.add_argument("--kubernetes-version", metavar="VERSION", required=True)
+    prepare.add_argument(
+        "--insecure", action="store_true", help="API and etcd in plain HTTP without credentials"
+    )
+
+
+def run(args: argparse.Namespace, output: Output) -> int:
+    """Run the command in *args*; returns its exit status, raises LabError."""
+    plane = _plane(args)
+    name = certificates.check_name(args.host, "NAME")
+    masters = [master.name for master in plane.masters]
+    address = _address(args, plane)
+    pki = Pki(args.pki_dir)
+    host = Host(args.output, plane, pki, name, address)
+    host.provision()
+    if name in masters:
+        subnets = list(plane.pods.subnets(new_prefix=24))
+        host.seed(subnets[-1 - masters.index(name)])
+        host.place_manifests()
+    kind = "master" if name in masters else "worker"
+    output.line(f"{name}: files of a {kind} in {args.output}, discovery hash {pki.fingerprint()}")
+    return 0
+
+
+def _plane(args: argparse.Namespace) -> Plane:
+    pods: IPv4Network = planeflags.network(args.network, "--network")
+    if pods.prefixlen > 22:
+        raise UsageError(f"--network {pods}: use a /22 or larger, each host leases a /24 of it")
+    plane = planeflags.plane(
+        args,
+        pods=pods,
+        version=Version.parse(args.kubernetes_version),
+        hyperkube_image=args.hyperkube_image,
+        etcd_image=args.etcd_image,
+        insecure=args.insecure,
+    )
+    if pods.overlaps(plane.services):
+        raise UsageError(f"--network {pods} and --service-range {plane.services} overlap")
+    return plane
+
+
+def _address(args: argparse.Namespace, plane: Plane) -> str:
+    own = next((m.address for m in plane.masters if m.name == args.host), "")
+    if args.address and own and args.address != own:
+        raise UsageError(f"--address {args.address}: --master says that {args.host} is at {own}")
+    if not args.address and not own:
+        raise UsageError(f"--address: {args.host} is no master, so it has to be told where it is")
+    return planeflags.address_of(own or args.address, "--address", "10.0.0.1")

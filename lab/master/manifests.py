@@ -1,0 +1,309 @@
+"""The static pods of a master: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
+
+Pure: a ``Plane`` and one of its masters give the text of each manifest. Layout, names and labels
+are kubeadm's. What a version of Kubernetes needs otherwise than others is decided here, with the
+release in which it changed beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from lab.master.plane import (
+    API_PORT,
+    ETCD_OLD_PORT,
+    ETCD_PEER_PORT,
+    ETCD_PORT,
+    INSECURE_PORT,
+    Master,
+    Plane,
+    Version,
+)
+
+Raw = dict[str, Any]
+
+KUBERNETES = "/etc/kubernetes"
+PKI = f"{KUBERNETES}/pki"
+ETCD_DATA = "/var/lib/etcd"
+ETCD_HEALTH_PORT = 2381
+CONTROLLER_PORT = 10257
+SCHEDULER_PORT = 10259
+
+NODE_GRACE = 30
+"""Seconds without a sign of life after which a node is not ready; nodeagent gives one each 10 s."""
+EVICTION = 30
+"""Seconds that a pod which does not say otherwise stays bound to a node that is not ready.
+
+Kubernetes' own 300 suits a cloud that replaces machines; here nobody replaces the host.
+"""
+
+_HTTP_PORT_GONE = Version(1, 20)
+"""kube-apiserver answers no plain HTTP from here on."""
+_LIVEZ = Version(1, 16)
+"""kube-apiserver has /livez and /readyz from here on, before it /healthz alone."""
+_HTTP_FIGURES_GONE = Version(1, 23)
+"""--port of controller manager and scheduler does nothing from here on; 1.24 does not know it."""
+_SYSTEM_NODE_CRITICAL = 2_000_001_000
+
+
+def manifests(plane: Plane, master: Master) -> dict[str, str]:
+    """The text of each file for the manifest folder of *master*, by file name."""
+    pods = [
+        _etcd(plane, master),
+        _apiserver(plane, master),
+        _controller_manager(plane),
+        _scheduler(plane),
+    ]
+    if plane.insecure and plane.version >= _HTTP_PORT_GONE:
+        pods.append(_plain_http(plane))
+    return {f"{pod['metadata']['name']}.yaml": _text(pod) for pod in pods}
+
+
+def _text(pod: Raw) -> str:
+    head = f"# {pod['metadata']['name']} of a control plane; made by barenode\n"
+    return head + yaml.safe_dump(pod, sort_keys=False, width=100)
+
+
+def _pod(
+    name: str,
+    image: str,
+    command: Sequence[str],
+    *,
+    mounts: Mapping[str, bool],
+    liveness: Raw,
+    cpu: str,
+) -> Raw:
+    """A pod on the host's network. *mounts*: paths of the host, and whether they are read-only."""
+    volumes, places = [], []
+    for path, read_only in mounts.items():
+        label = path.strip("/").replace("/", "-").replace(".", "-")
+        file = path.endswith(".conf")
+        kind = "File" if file else "DirectoryOrCreate"
+        volumes.append({"name": label, "hostPath": {"path": path, "type": kind}})
+        places.append({"name": label, "mountPath": path, "readOnly": read_only})
+    container = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(command),
+        "resources": {"requests": {"cpu": cpu}},
+        "startupProbe": _probe(liveness, 24),
+        "livenessProbe": _probe(liveness, 8),
+        "volumeMounts": places,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "kube-system",
+            "labels": {"component": name, "tier": "control-plane"},
+        },
+        "spec": {
+            "hostNetwork": True,
+            "priorityClassName": "system-node-critical",
+            "priority": _SYSTEM_NODE_CRITICAL,
+            "containers": [container],
+            "volumes": volumes,
+        },
+    }
+
+
+def _probe(get: Raw, tries: int) -> Raw:
+    # A dict of its own each time: YAML would point to the first by an anchor.
+    return {
+        "httpGet": dict(get),
+        "timeoutSeconds": 15,
+        "periodSeconds": 10,
+        "failureThreshold": tries,
+    }
+
+
+def _flags(settings: Mapping[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def _etcd(plane: Plane, master: Master) -> Raw:
+    scheme = "http" if plane.insecure else "https"
+    peers = ",".join(f"{m.name}={scheme}://{m.address}:{ETCD_PEER_PORT}" for m in plane.masters)
+    here = (master.address, "127.0.0.1")
+    ports = (ETCD_PORT, ETCD_OLD_PORT) if plane.insecure else (ETCD_PORT,)
+    peer = f"{scheme}://{master.address}:{ETCD_PEER_PORT}"
+    settings: dict[str, object] = {
+        "name": master.name,
+        "data-dir": f"{ETCD_DATA}/data",
+        "listen-client-urls": ",".join(f"{scheme}://{a}:{p}" for p in ports for a in here),
+        "advertise-client-urls": f"{scheme}://{master.address}:{ETCD_PORT}",
+        "listen-peer-urls": peer,
+        "initial-advertise-peer-urls": peer,
+        "initial-cluster": peers,
+        "initial-cluster-state": "new",
+        "listen-metrics-urls": f"http://127.0.0.1:{ETCD_HEALTH_PORT}",
+        # Twice etcd's own: disks of small hosts are slow to sync while they pull images.
+        "heartbeat-interval": 200,
+        "election-timeout": 2000,
+        "snapshot-count": 10000,
+        "logger": "zap",
+    }
+    if not plane.insecure:
+        settings |= {
+            "client-cert-auth": "true",
+            "trusted-ca-file": f"{PKI}/etcd/ca.crt",
+            "cert-file": f"{PKI}/etcd/server.crt",
+            "key-file": f"{PKI}/etcd/server.key",
+            "peer-client-cert-auth": "true",
+            "peer-trusted-ca-file": f"{PKI}/etcd/ca.crt",
+            "peer-cert-file": f"{PKI}/etcd/peer.crt",
+            "peer-key-file": f"{PKI}/etcd/peer.key",
+        }
+    # /health asks for a leader: a member must not be restarted because the others are away.
+    liveness = {"host": "127.0.0.1", "port": ETCD_HEALTH_PORT, "path": "/metrics", "scheme": "HTTP"}
+    return _pod(
+        "etcd",
+        plane.etcd_image,
+        ("etcd", *_flags(settings)),
+        mounts={ETCD_DATA: False, f"{PKI}/etcd": True},
+        liveness=liveness,
+        cpu="100m",
+    )
+
+
+def _apiserver(plane: Plane, master: Master) -> Raw:
+    settings: dict[str, object] = {
+        "advertise-address": master.address,
+        "secure-port": API_PORT,
+        "tls-cert-file": f"{PKI}/apiserver.crt",
+        "tls-private-key-file": f"{PKI}/apiserver.key",
+        "client-ca-file": f"{PKI}/ca.crt",
+        "allow-privileged": "true",
+        "authorization-mode": "Node,RBAC",
+        "enable-admission-plugins": "NodeRestriction",
+        "enable-bootstrap-token-auth": "true",
+        "default-not-ready-toleration-seconds": EVICTION,
+        "default-unreachable-toleration-seconds": EVICTION,
+        "etcd-servers": _first_local(plane, master),
+        **_etcd_access(plane),
+        "kubelet-certificate-authority": f"{PKI}/ca.crt",
+        "kubelet-client-certificate": f"{PKI}/apiserver-kubelet-client.crt",
+        "kubelet-client-key": f"{PKI}/apiserver-kubelet-client.key",
+        "kubelet-preferred-address-types": "InternalIP,Hostname",
+        "proxy-client-cert-file": f"{PKI}/front-proxy-client.crt",
+        "proxy-client-key-file": f"{PKI}/front-proxy-client.key",
+        "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
+        "requestheader-allowed-names": "front-proxy-client",
+        "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+        "requestheader-group-headers": "X-Remote-Group",
+        "requestheader-username-headers": "X-Remote-User",
+        "service-account-issuer": f"https://kubernetes.default.svc.{plane.domain}",
+        "service-account-key-file": f"{PKI}/sa.pub",
+        "service-account-signing-key-file": f"{PKI}/sa.key",
+        "service-cluster-ip-range": plane.services,
+    }
+    if plane.insecure and plane.version < _HTTP_PORT_GONE:
+        settings |= {"insecure-bind-address": "0.0.0.0", "insecure-port": INSECURE_PORT}  # noqa: S104  asked for by --insecure
+    path = "/livez" if plane.version >= _LIVEZ else "/healthz"
+    return _pod(
+        "kube-apiserver",
+        plane.hyperkube_image,
+        ("/hyperkube", "kube-apiserver", *_flags(settings)),
+        mounts={PKI: True},
+        liveness=_https(API_PORT, path),
+        cpu="250m",
+    )
+
+
+def _first_local(plane: Plane, master: Master) -> str:
+    # Its own member first: a server goes on with the others only when that one is gone.
+    scheme = "http" if plane.insecure else "https"
+    others = plane.etcd_urls(first=master.name)[1:]
+    return ",".join((f"{scheme}://127.0.0.1:{ETCD_PORT}", *others))
+
+
+def _etcd_access(plane: Plane) -> dict[str, str]:
+    if plane.insecure:
+        return {}
+    return {
+        "etcd-cafile": f"{PKI}/etcd/ca.crt",
+        "etcd-certfile": f"{PKI}/apiserver-etcd-client.crt",
+        "etcd-keyfile": f"{PKI}/apiserver-etcd-client.key",
+    }
+
+
+def _controller_manager(plane: Plane) -> Raw:
+    conf = f"{KUBERNETES}/controller-manager.conf"
+    settings: dict[str, object] = {
+        **_component(plane, conf),
+        "allocate-node-cidrs": "false",
+        "cluster-cidr": plane.pods,
+        "client-ca-file": f"{PKI}/ca.crt",
+        "requestheader-client-ca-file": f"{PKI}/front-proxy-ca.crt",
+        "cluster-signing-cert-file": f"{PKI}/ca.crt",
+        "cluster-signing-key-file": f"{PKI}/ca.key",
+        "controllers": "*,bootstrapsigner,tokencleaner",
+        "node-monitor-grace-period": f"{NODE_GRACE}s",
+        "node-monitor-period": "2s",
+        "root-ca-file": f"{PKI}/ca.crt",
+        "service-account-private-key-file": f"{PKI}/sa.key",
+        "service-cluster-ip-range": plane.services,
+        "use-service-account-credentials": "true",
+    }
+    return _pod(
+        "kube-controller-manager",
+        plane.hyperkube_image,
+        ("/hyperkube", "kube-controller-manager", *_flags(settings)),
+        mounts={PKI: True, conf: True},
+        liveness=_https(CONTROLLER_PORT, "/healthz"),
+        cpu="200m",
+    )
+
+
+def _scheduler(plane: Plane) -> Raw:
+    conf = f"{KUBERNETES}/scheduler.conf"
+    return _pod(
+        "kube-scheduler",
+        plane.hyperkube_image,
+        ("/hyperkube", "kube-scheduler", *_flags(_component(plane, conf))),
+        mounts={conf: True},
+        liveness=_https(SCHEDULER_PORT, "/healthz"),
+        cpu="100m",
+    )
+
+
+def _component(plane: Plane, conf: str) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "kubeconfig": conf,
+        "authentication-kubeconfig": conf,
+        "authorization-kubeconfig": conf,
+        "bind-address": "127.0.0.1",
+        "leader-elect": "true",
+    }
+    if plane.version < _HTTP_FIGURES_GONE:
+        settings["port"] = 0
+    return settings
+
+
+def _plain_http(plane: Plane) -> Raw:
+    """Plain HTTP without credentials, for servers that have no such port any more."""
+    conf = f"{KUBERNETES}/admin.conf"
+    settings = {
+        "kubeconfig": conf,
+        "address": "0.0.0.0",  # noqa: S104  asked for by --insecure
+        "port": INSECURE_PORT,
+        "accept-hosts": ".*",
+        # By default it refuses exec and attach.
+        "reject-paths": "^$",
+    }
+    probe = {"host": "127.0.0.1", "port": INSECURE_PORT, "path": "/livez", "scheme": "HTTP"}
+    return _pod(
+        "kube-apiserver-http",
+        plane.hyperkube_image,
+        ("/hyperkube", "kubectl", "proxy", *_flags(settings)),
+        mounts={conf: True},
+        liveness=probe,
+        cpu="10m",
+    )
+
+
+def _https(port: int, path: str) -> Raw:
+    return {"host": "127.0.0.1", "port": port, "path": path, "scheme": "HTTPS"}

@@ -1,0 +1,138 @@
+"""Puts on a host's disk what it needs to be a master or a worker, before it starts.
+
+    Plane, Pki --> certificates --> /etc/kubernetes/pki
+               --> kubeconfigs  --> /etc/kubernetes/*.conf
+               --> settings     --> /etc/netd, /etc/nodeagent
+               --> saved state  --> /var/lib/netd      (masters of a cluster without etcd yet)
+               --> manifests    --> /etc/kubernetes/manifests
+
+*root* is the host's root folder: ``/`` on the host itself, its disk on the machine that holds a
+lab. Everything can be repeated: what is there and still fits stays, except for the manifests and
+settings, which are written again when their text changes.
+"""
+
+import time
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import msgspec
+
+from hostkit.files import write_atomic
+from lab.errors import LabError
+from lab.master import agents, certificates
+from lab.master.certificates import Wanted
+from lab.master.kubeconfig import kubeconfig
+from lab.master.manifests import KUBERNETES, PKI, manifests
+from lab.master.pki import Pair, Pki
+from lab.master.plane import API_PORT, Plane
+from netd.state import State
+
+STATE_FILE = "/var/lib/netd/state.json"
+
+
+class Host:
+    """A host of the cluster *plane*, whose certificates are issued by *pki*."""
+
+    def __init__(self, root: Path, plane: Plane, pki: Pki, name: str, address: str) -> None:
+        self._root = root
+        self._plane = plane
+        self._pki = pki
+        self.name = name
+        self.address = address
+
+    def provision(self) -> None:
+        """Write certificates, kubeconfigs and settings; raises LabError."""
+        master = next((m for m in self._plane.masters if m.name == self.name), None)
+        try:
+            self._authorities(master is not None)
+            self._users(certificates.for_node(self.name, self.address), _NODE_CONFS)
+            if master is not None:
+                for wanted in certificates.for_master(self._plane, master):
+                    self._issue(wanted)
+                self._users(certificates.for_users(self._plane), _MASTER_CONFS)
+            self._settings()
+        except OSError as error:
+            raise LabError(f"{self.name} cannot be prepared: {error}") from error
+
+    def seed(self, subnet: IPv4Network) -> None:
+        """Let netd come up with *subnet* before there is an etcd to lease it from.
+
+        netd needs etcd, etcd is a container, containers need docker0, and docker0 netd's subnet.
+        netd knows how to begin without etcd, by what it saved before a reboot; so a new master
+        begins as one that was rebooted, and registers the subnet as soon as etcd answers.
+        """
+        path = self._path(STATE_FILE)
+        if path.exists():
+            return
+        state = State(
+            subnet=str(subnet),
+            public_ip=self.address,
+            config=agents.network_config(self._plane),
+            saved_at=time.time(),
+        )
+        self._write(STATE_FILE, msgspec.json.encode(state), 0o600)
+
+    def place_manifests(self) -> None:
+        """Write the control plane's manifests: from then on nodeagent starts it."""
+        master = next(m for m in self._plane.masters if m.name == self.name)
+        for name, text in manifests(self._plane, master).items():
+            self._write(f"{agents.MANIFESTS}/{name}", text.encode(), 0o600)
+
+    def _authorities(self, master: bool) -> None:
+        self._pki.authorities()
+        target = self._path(PKI)
+        names = certificates.AUTHORITIES if master else ("ca", "etcd/ca")
+        self._pki.copy_authorities(target, names, keys=master)
+
+    def _issue(self, wanted: Wanted) -> Pair:
+        return self._pki.issue(wanted, self._path(PKI))
+
+    def _users(self, wanted: tuple[Wanted, ...], files: Mapping[str, str]) -> None:
+        """Issue certificates; those named in *files* go into a kubeconfig as well."""
+        for one in wanted:
+            pair = self._issue(one)
+            if one.name in files:
+                text = kubeconfig(
+                    self._server(files[one.name]),
+                    one.common_name,
+                    ca=self._pki.authority("ca"),
+                    cert=pair.cert.read_bytes(),
+                    key=pair.key.read_bytes(),
+                )
+                self._write(files[one.name], text.encode(), 0o600)
+
+    def _server(self, file: str) -> str:
+        # A master's own components talk to the API server beside them; TLS also in --insecure.
+        local = file in _MASTER_CONFS.values()
+        address = "127.0.0.1" if local else self._nearest()
+        return f"https://{address}:{API_PORT}"
+
+    def _nearest(self) -> str:
+        masters = self._plane.masters
+        return next((m for m in masters if m.name == self.name), masters[0]).address
+
+    def _settings(self) -> None:
+        netd = agents.netd_settings(self._plane, self.name)
+        agent = agents.nodeagent_settings(self._plane, self.name, self.address)
+        self._write(agents.NETD_FILE, agents.toml(netd).encode(), 0o644)
+        self._write(agents.NODEAGENT_FILE, agents.toml(agent).encode(), 0o644)
+        self._write(agents.NETWORK_FILE, agents.network_config(self._plane).encode(), 0o644)
+
+    def _path(self, path: str) -> Path:
+        return self._root / path.lstrip("/")
+
+    def _write(self, path: str, data: bytes, mode: int) -> None:
+        target = self._path(path)
+        if target.exists() and target.read_bytes() == data:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, data, mode=mode)
+
+
+_MASTER_CONFS = {
+    "admin": f"{KUBERNETES}/admin.conf",
+    "controller-manager": f"{KUBERNETES}/controller-manager.conf",
+    "scheduler": f"{KUBERNETES}/scheduler.conf",
+}
+_NODE_CONFS = {"nodeagent": agents.NODEAGENT_CONF, "netd": agents.NETD_CONF}

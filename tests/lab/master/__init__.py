@@ -1,0 +1,1 @@
+"""The control plane on hosts of one's own, as plans and files."""

@@ -1,0 +1,134 @@
+"""The control plane's static pods: what every version gets, and what differs between versions."""
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab.errors import UsageError
+from lab.master.manifests import KUBERNETES, PKI, manifests
+from lab.master.plane import Master, Plane, Version
+from nodeagent.pods.check import problems_of
+from nodeagent.sources.manifests import parse
+from tests.lab.master.planes import ONE, THREE, plane
+
+USUAL = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+VERSIONS = st.integers(16, 40).map(lambda minor: f"v1.{minor}.0")
+
+
+def flags(made: Plane, name: str, master: Master = ONE[0]) -> dict[str, str]:
+    """The flags of the component *name* on *master*."""
+    pod = yaml.safe_load(manifests(made, master)[f"{name}.yaml"])
+    words = [w for w in pod["spec"]["containers"][0]["command"] if w.startswith("--")]
+    found = dict(word[2:].split("=", 1) for word in words)
+    assert len(found) == len(words), "a flag is given twice"
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(version=VERSIONS, masters=st.sampled_from((ONE, THREE)), insecure=st.booleans())
+def test_nodeagent_takes_every_manifest_without_a_word(
+    version: str, masters: tuple[Master, ...], insecure: bool
+) -> None:
+    """No field is unknown to it, none is refused."""
+    made = plane(masters, version=version, insecure=insecure)
+    for master in masters:
+        for file, text in manifests(made, master).items():
+            found = parse(text.encode(), file, master.name, problems_of)
+            assert found.errors == ()
+            (pod,) = found.pods
+            assert pod.pod.metadata.namespace == "kube-system"
+
+
+@settings(max_examples=30, deadline=None)
+@given(version=VERSIONS, insecure=st.booleans())
+def test_a_plane_gives_the_same_text_each_time(version: str, insecure: bool) -> None:
+    """Else a command that is repeated would restart the control plane."""
+    made = plane(THREE, version=version, insecure=insecure)
+    again = plane(THREE, version=version, insecure=insecure)
+    assert manifests(made, THREE[1]) == manifests(again, THREE[1])
+
+
+def test_manifests_can_be_read_and_edited_by_people() -> None:
+    """No anchors, who made it on top."""
+    for text in manifests(plane(THREE, insecure=True), THREE[0]).values():
+        assert text.startswith("# ")
+        assert "&id" not in text
+
+
+def test_every_file_that_a_flag_names_is_mounted_read_only() -> None:
+    """And etcd's data can be written."""
+    for text in manifests(plane(), ONE[0]).values():
+        pod = yaml.safe_load(text)
+        container = pod["spec"]["containers"][0]
+        mounts = {m["mountPath"]: m["readOnly"] for m in container["volumeMounts"]}
+        for word in container["command"]:
+            value = word.partition("=")[2]
+            if value.startswith(KUBERNETES):
+                assert any(value.startswith(path) and mounts[path] for path in mounts), word
+        assert mounts.get("/var/lib/etcd", False) is False
+
+
+def test_a_master_asks_its_own_etcd_first_and_knows_the_others() -> None:
+    """It survives the loss of any one."""
+    found = flags(plane(THREE), "kube-apiserver", THREE[1])["etcd-servers"].split(",")
+    assert found[0] == "https://127.0.0.1:2379"
+    assert set(found[1:]) == {"https://198.18.0.2:2379", "https://198.18.0.4:2379"}
+    members = flags(plane(THREE), "etcd", THREE[1])["initial-cluster"]
+    assert members.count("https://") == 3
+
+
+def test_tls_is_everywhere_unless_it_is_not_wanted() -> None:
+    """etcd in plain HTTP answers at its old port too, as flannel's default has it."""
+    secure = flags(plane(), "etcd")
+    assert secure["client-cert-auth"] == "true"
+    assert "http://" not in secure["listen-client-urls"] + secure["listen-peer-urls"]
+    open_ = flags(plane(insecure=True), "etcd")
+    assert "client-cert-auth" not in open_
+    assert "http://198.18.0.2:4001" in open_["listen-client-urls"].split(",")
+
+
+def test_plain_http_comes_from_the_server_while_it_has_it_and_from_a_pod_afterwards() -> None:
+    """Kubernetes 1.20 removed the port."""
+    old = plane(version="v1.19.7", insecure=True)
+    assert flags(old, "kube-apiserver")["insecure-port"] == "8080"
+    assert set(manifests(old, ONE[0])) == {f"{name}.yaml" for name in USUAL}
+    new = plane(version="v1.20.2", insecure=True)
+    assert "insecure-port" not in flags(new, "kube-apiserver")
+    assert flags(new, "kube-apiserver-http")["port"] == "8080"
+    assert "kube-apiserver-http.yaml" not in manifests(plane(version="v1.20.2"), ONE[0])
+
+
+@pytest.mark.parametrize(
+    ("version", "path", "port"), [("v1.15.9", "/healthz", True), ("v1.20.2", "/livez", True),
+                                  ("v1.30.0", "/livez", False)],
+)  # fmt: skip
+def test_what_a_version_does_not_know_it_does_not_get(version: str, path: str, port: bool) -> None:
+    """/livez came with 1.16, --port of the others ended with 1.23."""
+    made = plane(version=version)
+    server = yaml.safe_load(manifests(made, ONE[0])["kube-apiserver.yaml"])
+    assert server["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"] == path
+    for name in ("kube-controller-manager", "kube-scheduler"):
+        assert ("port" in flags(made, name)) is port
+
+
+def test_nodes_that_die_are_noticed_within_forty_seconds() -> None:
+    """A sign of life each 10 s, 30 s of grace, a look each 2 s."""
+    found = flags(plane(), "kube-controller-manager")
+    assert (found["node-monitor-grace-period"], found["node-monitor-period"]) == ("30s", "2s")
+    assert found["cluster-signing-key-file"] == f"{PKI}/ca.key"
+
+
+@pytest.mark.parametrize(("text", "version"), [("v1.20.2", Version(1, 20)), ("1.9", Version(1, 9)),
+    ("v1.36.0-rc.1", Version(1, 36)), ("v1.20.0+barenode", Version(1, 20))])  # fmt: skip
+def test_versions_are_read_as_they_are_written(text: str, version: Version) -> None:
+    """They are ordered by number, not by letter."""
+    assert Version.parse(text) == version
+    assert Version(1, 9) < Version(1, 20)
+
+
+@pytest.mark.parametrize("text", ["", "latest", "v1", "1.x", "v1.20x"])
+def test_what_is_no_version_is_refused_with_an_example(text: str) -> None:
+    """Such as a tag without one."""
+    with pytest.raises(UsageError, match=r"write it like v1\.20\.2"):
+        Version.parse(text)

@@ -1,0 +1,112 @@
+"""What a host's disk gets before it boots."""
+
+import json
+import tomllib
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.master import agents
+from lab.master.manifests import PKI
+from lab.master.pki import Pki
+from lab.master.plane import Plane
+from lab.master.provision import STATE_FILE, Host
+from netd.identity import saved_config
+from netd.state import load_state
+from tests.lab.master.planes import THREE, plane
+
+
+def host(tmp_path: Path, made: Plane, name: str = "master1", address: str = "198.18.0.2") -> Host:
+    """A host whose disk is a folder of the test."""
+    return Host(tmp_path / name, made, Pki(tmp_path / "pki"), name, address)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file below *folder* but locks."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found if p.stat().st_size}
+
+
+def settings(root: Path, path: str) -> dict[str, Any]:
+    """A settings file on the disk *root*."""
+    return tomllib.loads((root / path.lstrip("/")).read_text())
+
+
+def test_every_file_that_settings_and_kubeconfigs_name_is_there(tmp_path: Path) -> None:
+    """On masters and workers alike."""
+    made = plane(THREE)
+    for name, address in (("master2", "198.18.0.3"), ("node1", "198.18.0.11")):
+        host(tmp_path, made, name, address).provision()
+        for path in (agents.NETD_FILE, agents.NODEAGENT_FILE):
+            for value in settings(tmp_path / name, path).values():
+                if isinstance(value, str) and value.startswith("/") and value != agents.MANIFESTS:
+                    assert (tmp_path / name / value.lstrip("/")).is_file(), value
+
+
+def test_a_worker_gets_no_key_but_its_own(tmp_path: Path) -> None:
+    """Whoever takes it over can sign nothing and is nobody else."""
+    host(tmp_path, plane(THREE), "node1", "198.18.0.11").provision()
+    pki = tmp_path / "node1" / PKI.lstrip("/")
+    keys = {str(path.relative_to(pki)) for path in pki.rglob("*.key")}
+    assert keys == {"nodeagent.key", "kubelet.key", "netd.key", "etcd/netd.key"}
+    assert not (tmp_path / "node1/etc/kubernetes/admin.conf").exists()
+
+
+def test_repeating_it_changes_nothing(tmp_path: Path) -> None:
+    """Not even a certificate, or every daemon would have to be restarted."""
+    one = host(tmp_path, plane(THREE))
+    one.provision()
+    one.seed(IPv4Network("10.1.255.0/24"))
+    one.place_manifests()
+    before = files(tmp_path)
+    one.provision()
+    one.seed(IPv4Network("10.1.9.0/24"))
+    one.place_manifests()
+    assert files(tmp_path) == before
+
+
+def test_netd_comes_up_with_the_seed_as_after_a_reboot(tmp_path: Path) -> None:
+    """Its own reader takes it for what it saved."""
+    one = host(tmp_path, plane())
+    one.seed(IPv4Network("10.1.255.0/24"))
+    state = load_state(tmp_path / "master1" / STATE_FILE.lstrip("/"))
+    assert state.remembered == IPv4Network("10.1.255.0/24")
+    config = saved_config(state)
+    assert config is not None
+    assert config.network == IPv4Network("10.1.0.0/16")
+    assert config.admits(IPv4Network("10.1.255.0/24"))
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_each_host_prefers_its_own_servers_and_knows_all(tmp_path: Path, insecure: bool) -> None:
+    """A master its own, a worker the first."""
+    made = plane(THREE, insecure=insecure)
+    netd = agents.netd_settings(made, "master2")
+    agent = agents.nodeagent_settings(made, "node1", "198.18.0.11")
+    scheme, port = ("http", 8080) if insecure else ("https", 6443)
+    urls = [f"{scheme}://198.18.0.{n}:{port}" for n in (2, 3, 4)]
+    assert list(netd["master"]) == [urls[1], urls[0], urls[2]]  # type: ignore[arg-type]
+    assert list(agent["api-servers"]) == urls  # type: ignore[arg-type]
+    assert ("kubeconfig" in netd, "kubeconfig" in agent) == (not insecure, not insecure)
+
+
+def test_masters_keep_ordinary_pods_away_and_workers_do_not() -> None:
+    """By the taints that pods of a control plane tolerate."""
+    made = plane()
+    assert agents.nodeagent_settings(made, "master1", "1.2.3.4")["register-with-taints"]
+    assert "register-with-taints" not in agents.nodeagent_settings(made, "node1", "1.2.3.4")
+
+
+def test_settings_are_toml_whatever_is_in_them() -> None:
+    """Quotes, backslashes and lists."""
+    given: dict[str, agents.Value] = {"a": 'x"y\\z', "b": True, "c": ("1", "2")}
+    assert tomllib.loads(agents.toml(given)) == {"a": 'x"y\\z', "b": True, "c": ["1", "2"]}
+
+
+def test_the_network_is_flannel_s_document() -> None:
+    """As netd puts it into etcd."""
+    assert json.loads(agents.network_config(plane())) == {
+        "Network": "10.1.0.0/16", "Backend": {"Type": "vxlan"}
+    }  # fmt: skip
