@@ -1,8 +1,4 @@
-"""Reading long answers that come in pieces: lines out of chunks, and noticing dead connections."""
-
-import socket
-
-import aiohttp
+"""Reading long answers that come in pieces: lines out of chunks."""
 
 
 class Lines:
@@ -36,14 +32,3 @@ class Lines:
     def _check(self, line: bytes | bytearray) -> None:
         if self._limit and len(line) > self._limit:
             raise ValueError(f"a line is longer than {self._limit} bytes")
-
-
-def keep_alive(response: aiohttp.ClientResponse) -> None:
-    """Let the kernel notice within half a minute that a silent stream's connection is dead."""
-    transport = response.connection.transport if response.connection is not None else None
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

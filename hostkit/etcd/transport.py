@@ -22,7 +22,7 @@ from hostkit.etcd.errors import (
     EtcdTlsError,
     EtcdVersionError,
 )
-from hostkit.streams import keep_alive
+from hostkit.sockets import host_is_silent, wary_socket
 
 CANCELLED, UNKNOWN, INVALID, DEADLINE, NOT_FOUND = 1, 2, 3, 4, 5
 DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 7, 8, 14, 16
@@ -99,7 +99,6 @@ class Transport:
             raise _late(endpoint, "no answer", timeout, sent=True) from error
         except (aiohttp.ClientError, OSError) as error:
             raise _fault(endpoint, error, self._config) from error
-        keep_alive(response)
         return Stream(endpoint, response, self._config)
 
     def reload(self) -> None:
@@ -115,7 +114,7 @@ class Transport:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=wary_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
                 auto_decompress=False,
@@ -130,7 +129,7 @@ class Transport:
         if token:
             headers["Authorization"] = token
         # Connecting gets a shorter deadline than the call: a write that fails in it was not sent.
-        limits = aiohttp.ClientTimeout(total=None, connect=timeout * 0.7)
+        limits = aiohttp.ClientTimeout(total=None, connect=timeout * 0.5)
         if self._config.tls and self._ssl is None:
             self._ssl = tls.make_context(self._config)
         return await self._opened().post(
@@ -164,6 +163,8 @@ def _fault(endpoint: str, error: Exception, config: EtcdConfig) -> EtcdError:
         number = error.os_error.errno
         text = os.strerror(number) if number else str(error.os_error)
         return EndpointFault(endpoint, text, sent=False)
+    if host_is_silent(error):
+        return EndpointFault(endpoint, "its host has fallen silent", sent=True)
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
         # etcd cuts plain HTTP on its TLS port without a word.
         hint = "" if config.tls else "; if this lasts, try https://"

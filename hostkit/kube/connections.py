@@ -1,8 +1,8 @@
 """One HTTP exchange with one API server: bytes out, bytes or one of our errors back.
 
-Nothing is retried here. After a time-out the server's pool of connections is left behind and
-the next exchange opens a new one: a connection whose other end has vanished stays open and
-silent for up to 15 minutes, and the pool would hand it out again.
+Nothing is retried here. A connection whose host is silent is given up within 3 s, idle or not
+(``hostkit.sockets``), while a server that only takes its time has the whole deadline. After any
+time-out the server's pool of connections is left behind and the next exchange opens a new one.
 """
 
 import asyncio
@@ -21,15 +21,16 @@ from hostkit.errors import cut
 from hostkit.kube.config import KubeConfig
 from hostkit.kube.credentials import Credentials
 from hostkit.kube.errors import KubeError, ServerFault, VersionTooLarge, api_error
-from hostkit.streams import Lines, keep_alive
+from hostkit.sockets import host_is_silent
+from hostkit.streams import Lines
 
 Params = Sequence[tuple[str, str]]
 
 JSON = "application/json"
 MAX_LINE = 32 * 2**20
 # Seconds for name, TCP connection and TLS: beyond it a server counts as gone, however long it may
-# take to answer once connected.
-CONNECT_WITHIN = 3.0
+# take to answer once connected. A silent host is found out sooner; a busy server signs slowly.
+CONNECT_WITHIN = 5.0
 # How many times its deadline an answer may take as a whole while bytes keep coming.
 _WHOLE = 6
 # etcd's limit for an object is 1.5 MiB; aiohttp warns about plain bytes from 1 MiB on.
@@ -54,7 +55,7 @@ class Call:
 
 
 class _CutError(aiohttp.ClientError):
-    """The connection was cut while a write was on its way."""
+    """The connection was cut, or its host fell silent, while a request was on its way."""
 
 
 async def _once(
@@ -67,6 +68,20 @@ async def _once(
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _CutError from error
+
+
+async def _once_if_silent(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    # A read would be sent again by aiohttp, too: to the same host, which costs seconds.
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except aiohttp.ClientOSError as error:
+        if host_is_silent(error):
+            raise _CutError from error
+        raise
 
 
 class _Details(msgspec.Struct, rename="camel"):
@@ -118,6 +133,7 @@ class Stream:
         self._response = response
         self._config = config
         self._lines = Lines(MAX_LINE)
+        self._connection = response.connection and response.connection.protocol
 
     async def read(self) -> list[bytes] | None:
         """The lines that the next bytes complete, maybe none; None at the end.
@@ -130,7 +146,10 @@ class Stream:
             if chunk:
                 return self._lines.feed(chunk)
         except (aiohttp.ClientError, OSError) as error:
-            raise _fault(self.endpoint, error, self._config) from error
+            # Of a body that is cut aiohttp tells no cause; its connection knows it.
+            cause = self._connection.exception() if self._connection is not None else None
+            shown = cause if isinstance(cause, OSError) and host_is_silent(cause) else error
+            raise _fault(self.endpoint, shown, self._config) from error
         except ValueError as error:
             raise ServerFault(self.endpoint, str(error), sent=True) from error
         if self._lines.rest.strip():
@@ -179,7 +198,7 @@ class Connections:
             await self._leave_pool(endpoint)
             raise _late(endpoint, error, deadline) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _fault(endpoint, error, self._config) from error
+            raise await self._failed(endpoint, error) from error
         if response.status >= HTTPStatus.MULTIPLE_CHOICES:
             raise refusal(endpoint, call, response.status, response.headers, data)
         return data
@@ -202,10 +221,9 @@ class Connections:
                 await self._leave_pool(endpoint)
                 raise _late(endpoint, error, deadline) from error
             except (aiohttp.ClientError, OSError) as error:
-                raise _fault(endpoint, error, self._config) from error
+                raise await self._failed(endpoint, error) from error
             if response.status >= HTTPStatus.MULTIPLE_CHOICES:
                 raise refusal(endpoint, call, response.status, response.headers, data)
-            keep_alive(response)
             try:
                 yield Stream(endpoint, response, self._config)
             finally:
@@ -235,6 +253,12 @@ class Connections:
         finally:
             await pool.release()
 
+    async def _failed(self, endpoint: str, error: Exception) -> ServerFault:
+        fault = _fault(endpoint, error, self._config)
+        if fault.overdue:
+            await self._leave_pool(endpoint)
+        return fault
+
     async def _leave_pool(self, endpoint: str) -> None:
         pool = self._pools.pop(endpoint, None)
         if pool is not None:
@@ -261,7 +285,7 @@ class Connections:
             ssl=self._credentials.context() or True,
             server_hostname=self._config.tls_server_name or None,
             allow_redirects=False,
-            middlewares=() if call.repeatable else (_once,),
+            middlewares=(_once_if_silent if call.repeatable else _once,),
         )
 
 
@@ -321,7 +345,10 @@ def _fault(endpoint: str, error: Exception, config: KubeConfig) -> ServerFault:
         # asyncio's own text is the call that failed; errno says why.
         number = error.os_error.errno
         text = os.strerror(number) if number else str(error.os_error)
-        return ServerFault(endpoint, text, sent=False)
+        silent = host_is_silent(error.os_error)
+        return ServerFault(endpoint, text, sent=False, overdue=silent)
+    if host_is_silent(error) or host_is_silent(error.__cause__):
+        return ServerFault(endpoint, "its host has fallen silent", sent=True, overdue=True)
     if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError | _CutError):
         return ServerFault(endpoint, "connection cut", sent=True)
     return ServerFault(endpoint, cut(str(error) or type(error).__name__, 200), sent=True)

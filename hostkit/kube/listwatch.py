@@ -13,8 +13,9 @@ Invariants:
   would otherwise stay silent until its versions have grown past ours;
 * a list asks for data not older than the position, so after a fail-over to a server that lags
   behind nothing goes back; it is asked without when the server cannot comply;
-* a stream that is quiet proves nothing: its server has to answer probes, and a stream that
-  outlives the time it was asked for is left;
+* a stream that is quiet proves nothing: its server has to answer others or probes, and a stream
+  that outlives the time it was asked for is left. A server that is slow to answer is not left
+  for that: a dead host is the kernel's to notice (``hostkit.sockets``), and sooner;
 * attempts that fail, and watches that end soon after they began, are spaced by a growing pause.
 """
 
@@ -104,10 +105,10 @@ class _Useless(ServerFault):
 
 
 class FollowOptions(TypedDict, total=False):
-    """How to follow. *params* are a selector or the like. A stream that was quiet for
-    *probe_every* seconds (5) is left when its server does not answer within *probe_timeout*
-    seconds (2). *on_state* hears ``True`` and the server when a watch runs after trouble, and
-    ``False`` and a sentence when the cause of trouble changes."""
+    """How to follow. *params* are a selector or the like. A stream is left when it and its server
+    were quiet for *probe_every* seconds (5), to whomever, and the server then does not answer
+    within *probe_timeout* seconds (5). *on_state* hears ``True`` and the server when a watch runs
+    after trouble, and ``False`` and a sentence when the cause of trouble changes."""
 
     params: Params
     probe_every: float
@@ -137,7 +138,7 @@ class _Follow:
         *,
         params: Params = (),
         probe_every: float = 5.0,
-        probe_timeout: float = 2.0,
+        probe_timeout: float = 5.0,
         backoff: Backoff | None = None,
         on_state: OnState | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -250,29 +251,36 @@ class _Follow:
 
     async def _read(self, stream: Stream, ends: float) -> list[bytes] | None:
         """The next lines of *stream*, for which its server must stay able to answer."""
+        pause = self._probe_every
         while True:
             try:
-                async with asyncio.timeout(self._probe_every):
+                async with asyncio.timeout(pause):
                     return await stream.read()
             except TimeoutError:
                 pass
-            # A server that is stopped or cut off keeps its connections open and is silent.
-            reading = asyncio.create_task(stream.read())
-            probing = asyncio.create_task(self._client.probe(stream.endpoint, self._probe_timeout))
-            try:
-                await asyncio.wait({reading, probing}, return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    probing.result()
-            finally:
-                reading.cancel()
-                probing.cancel()
-                await asyncio.gather(reading, probing, return_exceptions=True)
-            if not reading.cancelled():
-                return reading.result()
             if self._client.deserted(stream.endpoint):
                 return None
             if self._clock() > ends:
                 raise ServerFault(stream.endpoint, "its watch outlived its time", sent=True)
+            # All streams of a server share what is known of it: a node may have dozens of them.
+            pause = self._probe_every - self._client.quiet_for(stream.endpoint)
+            if pause <= 0:
+                return await self._read_or_probe(stream)
+
+    async def _read_or_probe(self, stream: Stream) -> list[bytes] | None:
+        """The next lines, or none yet when the server answers a probe before they come."""
+        # A server that is stopped keeps its connections open and is silent.
+        reading = asyncio.create_task(stream.read())
+        probing = asyncio.create_task(self._client.probe(stream.endpoint, self._probe_timeout))
+        try:
+            await asyncio.wait({reading, probing}, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                probing.result()
+        finally:
+            reading.cancel()
+            probing.cancel()
+            await asyncio.gather(reading, probing, return_exceptions=True)
+        return [] if reading.cancelled() else reading.result()
 
     def _take(self, endpoint: str, line: bytes) -> Changed | None:
         """What *line* says, None for a bookmark; moves the position."""

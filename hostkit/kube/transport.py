@@ -1,8 +1,9 @@
 """The client of the Kubernetes API: requests and streams over several servers.
 
 Model: the client stays with the server in use until that fails, then tries each of the others
-once. While it is away from the first server, a task asks that one for its version now and then,
-and takes it back into use when it has answered for a while (``rotation``).
+once, those last that were silent a short while ago. While it is away from the first server, a
+task asks that one for its version now and then, and takes it back into use when it has answered
+for a while (``rotation``).
 
 Invariants:
 
@@ -32,6 +33,7 @@ from hostkit.kube.errors import (
     Unauthorized,
 )
 from hostkit.kube.rotation import Rotation
+from hostkit.sockets import wary_socket
 
 __all__ = ["KubeClient", "Params", "Stream"]
 
@@ -41,7 +43,7 @@ _PROBE = Call("GET", "/version")
 
 
 def _tcp() -> aiohttp.BaseConnector:
-    return aiohttp.TCPConnector(limit=0)
+    return aiohttp.TCPConnector(limit=0, socket_factory=wary_socket)
 
 
 class KubeClient:
@@ -77,6 +79,8 @@ class KubeClient:
         self._endpoint: str | None = None
         self._errors: dict[str, str] = {}
         self._returning: asyncio.Task[None] | None = None
+        self._heard: dict[str, float] = {}
+        self._probes: dict[str, asyncio.Task[ServerFault | None]] = {}
 
     @property
     def endpoint(self) -> str | None:
@@ -116,10 +120,21 @@ class KubeClient:
         """A GET to *endpoint* and no other; raises ServerFault or ApiError."""
         return await self._connections.exchange(endpoint, Call("GET", path, params), self._deadline)
 
+    def quiet_for(self, endpoint: str) -> float:
+        """Seconds since *endpoint* last answered a request or probe, whoever asked."""
+        return self._clock() - self._heard.get(endpoint, float("-inf"))
+
     async def probe(self, endpoint: str, within: float) -> None:
-        """Raise ServerFault unless *endpoint* answers, in whatever words, in *within* seconds."""
-        with suppress(ApiError):
-            await self._connections.exchange(endpoint, _PROBE, within)
+        """Raise ServerFault unless *endpoint* answers, in whatever words, in *within* seconds.
+
+        Who asks while a probe is under way shares its outcome, and its *within*.
+        """
+        task = self._probes.get(endpoint)
+        if task is None:
+            task = self._probes[endpoint] = asyncio.create_task(self._probe(endpoint, within))
+            task.add_done_callback(lambda _: self._probes.pop(endpoint, None))
+        if (fault := await asyncio.shield(task)) is not None:
+            raise fault
 
     @asynccontextmanager
     async def stream(self, path: str, params: Params = ()) -> AsyncGenerator[Stream, None]:
@@ -140,7 +155,7 @@ class KubeClient:
     def failed(self, endpoint: str, error: ServerFault) -> None:
         """Note that *endpoint* failed; the next one is used if it was in use."""
         self._errors[endpoint] = error.cause
-        self._rotation.failed(endpoint, self._clock())
+        self._rotation.failed(endpoint, self._clock(), silent=error.overdue)
         if self._rotation.away and (self._returning is None or self._returning.done()):
             self._returning = asyncio.create_task(self._return())
 
@@ -150,9 +165,12 @@ class KubeClient:
 
     async def close(self) -> None:
         """Close all connections."""
+        tasks: list[asyncio.Task[object]] = [*self._probes.values()]
         if self._returning is not None:
-            self._returning.cancel()
-            await asyncio.gather(self._returning, return_exceptions=True)
+            tasks.append(self._returning)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._connections.close()
 
     async def _any(self, call: Call, deadline: float) -> tuple[str, bytes]:
@@ -165,7 +183,7 @@ class KubeClient:
     ) -> tuple[str, T]:
         """The first server that answers, and its answer."""
         causes: dict[str, str] = {}
-        for endpoint in self._rotation.order():
+        for endpoint in self._rotation.order(self._clock()):
             try:
                 answer = await self._persist(endpoint, send, deadline)
             except ServerFault as error:
@@ -204,6 +222,17 @@ class KubeClient:
     def _answered(self, endpoint: str) -> None:
         self._endpoint = endpoint
         self._errors.pop(endpoint, None)
+        self._heard[endpoint] = self._clock()
+        self._rotation.answered(endpoint)
+
+    async def _probe(self, endpoint: str, within: float) -> ServerFault | None:
+        try:
+            with suppress(ApiError):
+                await self._connections.exchange(endpoint, _PROBE, within)
+        except ServerFault as error:
+            return error
+        self._heard[endpoint] = self._clock()
+        return None
 
     async def _return(self) -> None:
         """Probe the first server until it is in use again."""

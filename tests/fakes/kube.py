@@ -124,7 +124,7 @@ class Store:
 
 
 class FakeKube:
-    """One API server on 127.0.0.1. An async context manager.
+    """One API server at *address*. An async context manager.
 
     *tokens* are the bearer tokens it accepts, None for no authentication. ``lag`` is how many
     versions its memory is behind the store. ``requests`` are verb, path, query and headers of
@@ -137,6 +137,7 @@ class FakeKube:
         *,
         tls: ssl.SSLContext | None = None,
         tokens: set[str] | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.store = store or Store()
         self.tokens = tokens
@@ -145,6 +146,7 @@ class FakeKube:
         self.requests: list[tuple[Verb, str, dict[str, str], dict[str, str]]] = []
         self.peers: list[tuple[str, int]] = []
         self._tls = tls
+        self._address = address
         self._faults: defaultdict[str, deque[Fault | Refused]] = defaultdict(deque)
         self._running = asyncio.Event()
         self._running.set()
@@ -168,7 +170,7 @@ class FakeKube:
     @property
     def url(self) -> str:
         """The base URL."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+        return f"{'https' if self._tls else 'http'}://{self._address}:{self._port}"
 
     @property
     def watches(self) -> int:
@@ -219,7 +221,7 @@ class FakeKube:
         self._runner = web.AppRunner(app, shutdown_timeout=1.0, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(
-            self._runner, "127.0.0.1", self._port, reuse_address=True, ssl_context=self._tls
+            self._runner, self._address, self._port, reuse_address=True, ssl_context=self._tls
         )
         await site.start()
         self._port = int(self._runner.addresses[0][1])

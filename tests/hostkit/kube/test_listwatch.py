@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from itertools import pairwise
@@ -292,6 +293,41 @@ async def test_a_quiet_server_that_answers_is_not_left(
         await follower.until(lambda: bool(follower.seen))
     assert len(servers[0].queries("watch")) == 1
     assert not follower.troubles
+
+
+async def test_watches_of_one_server_share_their_probes(
+    client: KubeClient, servers: list[FakeKube]
+) -> None:
+    probes = servers[0].queries
+    async with AsyncExitStack() as stack:
+        followers = [
+            await stack.enter_async_context(following(client, probe_every=0.2)) for _ in range(20)
+        ]
+        for follower in followers:
+            await follower.until(lambda one=follower: one.connected)  # type: ignore[misc]
+        began = time.monotonic()
+        await eventually(lambda: len(probes("version")) >= 5)
+        # One in each 0.2 s at most, for all of them.
+        assert len(probes("version")) <= (time.monotonic() - began) / 0.2 + 2
+    assert len(probes("watch")) == 20
+
+
+async def test_a_server_that_answers_others_is_not_probed_for_a_quiet_watch(
+    servers: list[FakeKube],
+) -> None:
+    now = 0.0
+    config = KubeConfig((servers[0].url,))
+    client = KubeClient(config, user_agent="test", clock=lambda: now)
+    async with following(client, probe_every=0.01) as follower:
+        await follower.until(lambda: follower.connected)
+        for _ in range(50):
+            await client.get(PODS)
+        assert client.quiet_for(servers[0].url) == 0
+        assert not servers[0].queries("version")
+        now = 1.0
+        await eventually(lambda: bool(servers[0].queries("version")))
+    assert client.quiet_for(servers[1].url) == float("inf")
+    await client.close()
 
 
 async def test_an_event_does_not_wait_for_a_slow_probe(
