@@ -32,6 +32,7 @@ from nodeagent.docker.pause import PAUSE, ensure_pause
 from nodeagent.errors import EngineError, NodeAgentError, PodError
 from nodeagent.node.cgroups import PodCgroups
 from nodeagent.node.facts import Facts, process_age
+from nodeagent.node.status import pod_share
 from nodeagent.pods.admission import NodeView, admit
 from nodeagent.pods.backoff import Delays
 from nodeagent.pods.check import problems_of
@@ -71,6 +72,7 @@ class NoStatuses:
 
 def make_host(settings: Settings, facts: Facts, info: EngineInfo, address: str) -> Host:
     """This node as the pure parts want to know it."""
+    cpus, memory = pod_share(config.reserved(settings), config.eviction(settings), facts)
     return Host(
         name=config.node_name(settings),
         address=address,
@@ -78,6 +80,8 @@ def make_host(settings: Settings, facts: Facts, info: EngineInfo, address: str) 
         root=Path(settings["root-dir"]),
         cpus=facts.cpus,
         memory=facts.memory,
+        pod_cpus=cpus,
+        pod_memory=memory,
         pause_image=settings["pod-infra-container-image"] or PAUSE,
         cluster_dns=settings["cluster-dns"],
         cluster_domain=settings["cluster-domain"],

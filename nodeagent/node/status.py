@@ -4,7 +4,7 @@ Pure. Everything that others may have written into a Node is read with doubt, an
 ``unschedulable``, foreign labels, conditions and extended resources.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
@@ -12,7 +12,7 @@ from typing import Any
 
 from nodeagent.docker.api import EngineInfo, Image
 from nodeagent.node.facts import Facts
-from nodeagent.node.pressure import DISK, MEMORY, PIDS
+from nodeagent.node.pressure import DISK, MEMORY, PIDS, Threshold
 from nodeagent.node.settings import NodeSettings
 from nodeagent.pods import quantity
 
@@ -199,25 +199,33 @@ def _capacity(settings: NodeSettings, facts: Facts) -> dict[str, str]:
 
 def _allocatable(settings: NodeSettings, facts: Facts) -> dict[str, str]:
     """What pods may ask for: without reservations, and what would set off eviction."""
-    reserved = settings.reserved
     kept = {one.signal: one for one in settings.eviction}
-    cpu = facts.cpus - reserved.get("cpu", Fraction(0))
-    memory = facts.memory - sum(facts.hugepages.values()) - reserved.get("memory", Fraction(0))
-    disk = facts.disk - reserved.get("ephemeral-storage", Fraction(0))
-    if "memory.available" in kept:
-        memory -= kept["memory.available"].limit(facts.memory)
+    cpus, memory = pod_share(settings.reserved, settings.eviction, facts)
+    disk = facts.disk - settings.reserved.get("ephemeral-storage", Fraction(0))
     if "nodefs.available" in kept:
         disk -= kept["nodefs.available"].limit(facts.disk)
     return {
-        "cpu": quantity.format_cores(Fraction(max(floor(cpu * 1000), 0), 1000)),
-        "memory": _kib(memory),
-        "ephemeral-storage": _kib(disk),
+        "cpu": quantity.format_cores(cpus),
+        "memory": quantity.format_bytes(memory),
+        "ephemeral-storage": quantity.format_bytes(_kib(disk)),
     }
 
 
-def _kib(amount: Fraction | int) -> str:
+def pod_share(
+    reserved: Mapping[str, Fraction], eviction: Iterable[Threshold], facts: Facts
+) -> tuple[Fraction, int]:
+    """Cores and bytes of memory that pods may ask for."""
+    cpus = facts.cpus - reserved.get("cpu", Fraction(0))
+    memory = facts.memory - sum(facts.hugepages.values()) - reserved.get("memory", Fraction(0))
+    for one in eviction:
+        if one.signal == "memory.available":
+            memory -= one.limit(facts.memory)
+    return Fraction(max(floor(cpus * 1000), 0), 1000), _kib(memory)
+
+
+def _kib(amount: Fraction | int) -> int:
     # Plain bytes would be in tens for the API server, which then has another form for them.
-    return quantity.format_bytes(max(floor(amount / 1024), 0) * 1024)
+    return max(floor(amount / 1024), 0) * 1024
 
 
 def _extended(capacity: Json) -> dict[str, Any]:

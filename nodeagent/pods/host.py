@@ -1,12 +1,15 @@
 """What the pure parts have to know of this node: settings and facts, as one value."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """This node. *cpus* and *memory* (bytes) are its capacity; *cgroup_driver* is Docker's.
+
+    *pod_cpus* and *pod_memory* (bytes) are what of that pods may ask for; None is all of it.
 
     *name* is the Node object's name, *hostname* the machine's. *root* is the folder of pods'
     files (``--root-dir``). *log_max_size* is in Docker's notation.
@@ -18,6 +21,8 @@ class Host:
     root: Path
     cpus: int = 1
     memory: int = 0
+    pod_cpus: Fraction | None = None
+    pod_memory: int | None = None
     pause_image: str = "barenode/pause:lab"
     cluster_dns: tuple[str, ...] = ()
     cluster_domain: str = "cluster.local"

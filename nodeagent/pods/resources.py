@@ -147,8 +147,8 @@ def oom_score_adj(pod: Pod, container: Container, capacity: int) -> int:
 def resource_field(container: Container, name: str, divisor: Quantity, host: Host) -> str:
     """The value of a resourceFieldRef, such as ``limits.cpu`` in units of *divisor*, rounded up.
 
-    A limit of cpu or memory that is not set is what the node has. Raises ValueError for a name or
-    divisor that cannot be used.
+    A limit of cpu or memory that is not set is the node's allocatable. Raises ValueError for a
+    name or divisor that cannot be used.
     """
     kind, _, resource = name.partition(".")
     if kind not in {"limits", "requests"} or not is_known(resource):
@@ -162,7 +162,9 @@ def resource_field(container: Container, name: str, divisor: Quantity, host: Hos
     if kind == "requests":
         found = requests(container)
     else:
-        node = {CPU: Fraction(host.cpus), MEMORY: Fraction(host.memory)}
+        cpus = host.cpus if host.pod_cpus is None else host.pod_cpus
+        memory = host.memory if host.pod_memory is None else host.pod_memory
+        node = {CPU: Fraction(cpus), MEMORY: Fraction(memory)}
         found = node | {k: v for k, v in limits(container).items() if v}
     return str(quantity.divide(found.get(resource, Fraction(0)), unit))
 

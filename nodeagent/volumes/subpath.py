@@ -34,7 +34,7 @@ def opened(root: str, path: str, *, make: bool, group: int | None, what: str) ->
 
     With *make* missing components become folders with the permissions of *root*, in *group* if
     one is given; otherwise Missing is raised. PodError, which begins with *what*, is raised for a
-    path that leaves the volume.
+    path that leaves the volume; that of a subPathExpr may be mended by an annotation.
     """
     walk = _Walk(root, make=make, group=group, what=f"{what}: subPath {path!r}")
     try:
@@ -55,9 +55,9 @@ class _Walk:
 
     def to(self, path: str) -> int:
         if path.startswith("/") or "\0" in path:
-            raise PodError(REASON, f"{self._what} must be a relative path", final=True)
+            raise PodError(REASON, f"{self._what} must be a relative path")
         if ".." in path.split("/"):
-            raise PodError(REASON, f"{self._what} must not have '..' in it", final=True)
+            raise PodError(REASON, f"{self._what} must not have '..' in it")
         self._follow(path)
         return self._stack[-1]
 

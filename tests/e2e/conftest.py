@@ -166,6 +166,13 @@ def node(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
         yield made
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test needs the shared lab first waits for it to come up, too."""
+    for item in items:
+        if "kube" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session")
 def kube() -> Iterator[KubeLab]:
     """A lab with a master and two workers, which have the images; shared by all tests."""

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -114,11 +115,17 @@ class KubeLab:
 
     def load(self, *images: str, hosts: Sequence[str] = ()) -> None:
         """Build these images of barenode's and load them into *hosts*, by default the workers."""
-        for image in images:
+
+        def one(image: str) -> None:
             archive = Path(self._directory.name) / f"{image}.tar"
-            self._run([sys.executable, "-m", "lab", "image", "build", image, "-o", str(archive)])
-            self._barenode("load", after=(str(archive), *(hosts or self.workers)), timeout=300)
+            build = [sys.executable, "-m", "lab", "image", "build", image, "-o", str(archive)]
+            self._run(build, timeout=UP_SECONDS)
+            words = (str(archive), *(hosts or self.workers))
+            self._barenode("load", after=words, timeout=UP_SECONDS)
             archive.unlink()
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(one, images))
 
     def status(self) -> Json:
         """``barenode lab status --json``."""

@@ -145,6 +145,13 @@ def test_without_a_cpu_limit_the_node_counts() -> None:
     assert resource_field(one, "limits.cpu", "0", replace(HOST, cpus=16)) == "16"
 
 
+def test_limits_that_are_not_set_leave_out_what_the_node_keeps_for_itself() -> None:
+    one = pod_of(container()).spec.containers[0]
+    host = replace(HOST, cpus=16, pod_cpus=Fraction(15, 2), pod_memory=3 << 30)
+    assert resource_field(one, "limits.cpu", "1m", host) == "7500"
+    assert resource_field(one, "limits.memory", "1Gi", host) == "3"
+
+
 @pytest.mark.parametrize(
     ("name", "divisor", "sentence"),
     [

@@ -109,6 +109,19 @@ async def test_a_mount_that_cannot_be_is_refused(
     assert caught.value.reason == "CreateContainerConfigError"
 
 
+async def test_a_path_from_an_annotation_that_leaves_the_volume_may_be_mended(
+    world: World,
+) -> None:
+    one = pod(SCRATCH, **mounting({"name": "scratch", "mountPath": "/s", "subPathExpr": "$(A)"}))
+    await world.volumes.prepare(one)
+    app = one.spec.containers[0]
+    for value in ("/out", "../out"):
+        with pytest.raises(PodError) as caught:
+            await world.volumes.mounts(one, app, 0, pod_ip="", env={"A": value})
+        assert not caught.value.final
+    assert await world.volumes.mounts(one, app, 0, pod_ip="", env={"A": "in"})
+
+
 async def test_bidirectional_is_for_privileged_containers(world: World) -> None:
     one = pod(
         SCRATCH,
