@@ -60,13 +60,16 @@ class Application:
 
     async def _make(self, args: Namespace) -> LabSpec:
         plane = args.control_plane or EMBEDDED
+        nodes = DEFAULT_NODES if args.nodes is None else args.nodes
         wish = None
         if plane == KUBERNETES:
             masters = plan.check_masters(1 if args.masters is None else args.masters)
+            # Making the image can take 20 minutes: what cannot be is refused before.
+            plan.make_lab(args.name, nodes, _network(args), [], masters=masters)
+            self._cluster.require(args.name, control_plane=True)
             wish = Wish(masters, await self._hyperkube(args), args.insecure)
         elif given := [flag for flag, value in _kubernetes_flags(args).items() if value]:
             raise UsageError(f"{given[0]} needs --control-plane kubernetes")
-        nodes = DEFAULT_NODES if args.nodes is None else args.nodes
         return await self._cluster.up(
             args.name, nodes, _network(args), control_plane=plane != NONE, wish=wish
         )
@@ -75,6 +78,11 @@ class Application:
         found = await self._source().get(
             args.hyperkube_image, args.kube_bin_dir, args.kubernetes_version
         )
+        if found.archive is None:
+            raise UsageError(
+                f"--hyperkube-image: {found.tag} is not in this machine's Docker, and a lab's hosts"
+                " reach no registry: 'docker pull' it here by its tag, or give an archive"
+            )
         if args.insecure and not args.hyperkube_image and found.kubectl is None:
             raise UsageError(
                 f"--insecure: {args.kube_bin_dir} has no kubectl, which answers plain HTTP for an"

@@ -46,8 +46,8 @@ class ArchiveCache:
         if not found:
             return None
         now = self._clock()
-        # Who may only read the cache can use it all the same.
-        with contextlib.suppress(PermissionError):
+        # Who may only read the cache, or has it mounted so, can use it all the same.
+        with contextlib.suppress(OSError):
             os.utime(found[0], (now, now))
         return found[0]
 

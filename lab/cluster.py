@@ -108,7 +108,7 @@ class Cluster:
 
         *wish* asks for a real Kubernetes on masters of its own, beside *nodes* workers.
         """
-        self._require(name, control_plane)
+        self.require(name, control_plane)
         with self.store.lock(name):
             if name in self.names():
                 raise BusyError(
@@ -124,7 +124,8 @@ class Cluster:
                 await asyncio.shield(self._remove(name))
                 raise
 
-    def _require(self, name: str, control_plane: bool) -> None:
+    def require(self, name: str, control_plane: bool) -> None:
+        """Raise UsageError or PrerequisiteError when a lab *name* cannot be made here."""
         check_name(name)
         host.require_tools()
         host.daemon("netd")
@@ -141,7 +142,7 @@ class Cluster:
             if not self.store.is_kept(name):
                 raise NotFoundError(f"lab {name!r} is not down and kept")
             spec = self.spec(name)
-            self._require(name, bool(spec.api))
+            self.require(name, bool(spec.api))
             used = await host.ranges_in_use(self.runner)
             for own in spec.ranges:
                 if found := clashes(own, used):
@@ -243,30 +244,18 @@ class Cluster:
         self.cgroups.create(spec.name, node.name)
         path = self.store.save_boot(self._boot(spec, node))
         try:
-            done = await self.runner.run([sys.executable, "-m", "lab.launch", str(path)])
+            # Without -P Python takes modules from the operator's working directory first.
+            done = await self.runner.run([sys.executable, "-P", "-m", "lab.launch", str(path)])
         except CommandError as error:
             raise LabError(f"{node.name} cannot be started: {error}") from error
         ref = probe.process_ref(int(done.stdout))
         if ref is None:
-            raise LabError(f"{node.name} ended at once: {self._console(spec, node.name)}")
+            last = self.store.last_words(spec.name, node.name)
+            raise LabError(f"{node.name} ended at once: {last}")
         processes = {**spec.processes, node.name: ref}
         spec = msgspec.structs.replace(spec, processes=processes)
         self.store.save(spec)
         return spec
-
-    def _console(self, spec: LabSpec, node: str) -> str:
-        """The last words of a node, for an error message."""
-        disk = self.store.paths.disk(spec.name, node)
-        last = "no message"
-        for log in (disk / "console.log", *sorted((disk / "var/log").glob("*.log"))):
-            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-            if lines:
-                last = (
-                    f"{log.name}: {lines[-1]}"
-                    if log.name == "console.log"
-                    else (f"{last}; {log.name}: {lines[-1]}")
-                )
-        return last
 
     def _services_ready(
         self, names: Sequence[str]
@@ -299,6 +288,9 @@ class Cluster:
             await first.complete(spec, node)
         if spec.api:
             await self._until(spec, node.name, self._services_ready(["nodeagent"]))
+        if missing := kubernetes.without_majority(spec):
+            self.report(node.name, f"runs; the control plane does not before {missing}")
+            return
         if spec.masters:
             await self._until(spec, node.name, lambda _: kubernetes.joined(spec, node))
             await self._until(spec, node.name, self._netd_ready)
@@ -315,11 +307,11 @@ class Cluster:
         said = ""
         while (text := await check(ref)) is not None:
             if not probe.alive(ref):
-                raise LabError(f"{node} died while starting: {self._console(spec, node)}")
+                last = self.store.last_words(spec.name, node)
+                raise LabError(f"{node} died while starting: {last}")
             if self._clock() > deadline:
-                raise LabError(
-                    f"{node} is not ready after {within:g} s, {text}: {self._console(spec, node)}"
-                )
+                last = self.store.last_words(spec.name, node)
+                raise LabError(f"{node} is not ready after {within:g} s, {text}: {last}")
             if text != said:
                 self.report(node, text)
                 said = text
@@ -374,7 +366,10 @@ class Cluster:
         await self.namespaces.unplug(spec, node)
 
     async def start(self, name: str, node: str) -> LabSpec:
-        """Start a node that is dead and wait until it is ready; its disk is as it was."""
+        """Start a node that is dead and wait until it is ready; its disk is as it was.
+
+        It cannot join without a majority of the masters: until there is one it only has to run.
+        """
         with self.store.lock(name):
             spec = self.spec(name)
             member = self.member(spec, node)
@@ -382,9 +377,11 @@ class Cluster:
             if probe.alive(ref):
                 raise BusyError(f"{node} already runs")
             if not probe.alive(spec.processes.get(FABRIC)):
-                raise LabError(
-                    f"the fabric of lab {name!r} is dead: take the lab down and up again"
-                )
+                kept = self.store.is_kept(name)
+                first = "" if kept else f"'barenode lab down --keep --name {name}', then "
+                cure = f"{first}'barenode lab up --name {name}' boots it with its disks"
+                raise LabError(f"the fabric of lab {name!r} does not run: {cure}")
+            kubernetes.require_disk(self.store.paths, spec, member)
             await self._clear(spec, member)
             await self.namespaces.create_node(spec, member)
             spec = await self._launch(spec, member)

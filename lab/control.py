@@ -235,9 +235,10 @@ def kubectl_argv(
         raise PrerequisiteError(
             "kubectl is not on PATH: install it, for example Debian's kubernetes-client"
         )
-    # The operator's own kubeconfig belongs to another cluster.
+    # The operator's own kubeconfig belongs to another cluster, and no proxy reaches the lab.
     enter_fabric = ["nsenter", f"--net={NETNS_DIR / spec.fabric.netns}", "--"]
-    alone = ["env", "KUBECONFIG=/dev/null", kubectl, f"--cache-dir={cache}", f"--server={server}"]
+    alone = ["env", "KUBECONFIG=/dev/null", "NO_PROXY=*", kubectl]
+    alone += [f"--cache-dir={cache}", f"--server={server}"]
     if spec.kubernetes and server.startswith("https:"):
         pki = spec.kubernetes.pki
         alone += [

@@ -6,8 +6,9 @@ There is no registry to pull from, so every image that a host needs is loaded in
 import asyncio
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol
 
 from lab import kubernetes
 from lab.errors import LabError
@@ -21,6 +22,7 @@ from lab.store import Paths
 POD_IMAGE = "busybox"
 """The image that every host has when pods can run on it."""
 ETCD_IMAGE = "etcd"
+_P = ParamSpec("_P")
 
 
 class Report(Protocol):
@@ -56,7 +58,7 @@ class FirstBoot:
         """Put on the hosts' disks what they need before they boot."""
         if spec.masters:
             self._report(spec.name, "certificates and settings on every disk")
-            await asyncio.to_thread(kubernetes.provision, self._paths, spec)
+            await _whole(kubernetes.provision, self._paths, spec)
 
     async def complete(self, spec: LabSpec, node: NodeSpec) -> None:
         """Load images into *node*'s Docker; then a master gets its manifests."""
@@ -68,7 +70,19 @@ class FirstBoot:
         for archive in archives:
             await asyncio.to_thread(load_image, ref, node.name, archive, self._report)
         if node.master:
-            await asyncio.to_thread(kubernetes.place_manifests, self._paths, spec, node)
+            await _whole(kubernetes.place_manifests, self._paths, spec, node)
+
+
+async def _whole(work: Callable[_P, None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+    """Do *work* in a thread; who is cancelled meanwhile waits for its end.
+
+    A thread cannot be stopped: it would go on to write to the disk of a lab that is removed.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        await asyncio.shield(thread)
+    finally:
+        await asyncio.wait({thread})
 
 
 def load_image(ref: ProcessRef, node: str, image: Path, report: Report) -> None:

@@ -139,7 +139,7 @@ class HyperkubeSource:
         # Docker does not load an image under a name with a digest.
         archive = None if reference.digest else await self._saved(image)
         if archive is None:
-            self._report(SUBJECT, f"{image} is not in this machine's Docker: the masters pull it")
+            self._report(SUBJECT, f"{image} is not in this machine's Docker")
         return Hyperkube(image, found, archive, None)
 
     async def _saved(self, image: str) -> Path | None:

@@ -86,7 +86,8 @@ def find_commands(directory: Path) -> dict[str, Path]:
             f"--kube-bin-dir: {directory} lacks {', '.join(missing)}: it must hold "
             f"{', '.join(SERVERS)}, and may hold {KUBECTL}"
         )
-    found = {name: directory / name for name in (*SERVERS, KUBECTL)}
+    # A name without a slash would be looked for on PATH.
+    found = {name: directory.absolute() / name for name in (*SERVERS, KUBECTL)}
     found = {name: path for name, path in found.items() if path.is_file()}
     for path in found.values():
         try:

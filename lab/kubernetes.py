@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import msgspec
 
+from lab import probe
 from lab.control import Api, admin_context, is_ready, request
 from lab.errors import LabError
 from lab.hyperkube import Hyperkube
+from lab.master import agents
 from lab.master.certificates import for_users
 from lab.master.pki import Pki
 from lab.master.provision import Host
@@ -77,6 +79,22 @@ def provision(paths: Paths, spec: LabSpec) -> None:
 def place_manifests(paths: Paths, spec: LabSpec, node: NodeSpec) -> None:
     """Let nodeagent on the master *node* start the control plane."""
     _hosts(paths, spec)[node.name].place_manifests()
+
+
+def require_disk(paths: Paths, spec: LabSpec, node: NodeSpec) -> None:
+    """Raise LabError when *node* has lost the disk that it was provisioned with."""
+    settings = paths.disk(spec.name, node.name) / agents.NETD_FILE.lstrip("/")
+    if spec.masters and not settings.exists():
+        raise LabError(
+            f"{node.name} has lost its disk, there is no {settings}: take the lab down and up again"
+        )
+
+
+def without_majority(spec: LabSpec) -> str:
+    """Which masters must run before etcd answers, "" when it can."""
+    dead = [node.name for node in spec.masters if not probe.alive(spec.processes.get(node.name))]
+    short = len(dead) - max(len(spec.masters) - 1, 0) // 2
+    return f"{short} of {', '.join(dead)} run" if short > 0 else ""
 
 
 async def joined(spec: LabSpec, node: NodeSpec) -> str | None:

@@ -54,13 +54,15 @@ def _launch(path: str) -> int:
 
 def _become_pid_1(boot: BootConfig, path: str) -> NoReturn:
     os.setsid()
+    # systemd's default: the operator's own mask must not hide the node's files from its users.
+    os.umask(0o022)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     console = os.open(Path(boot.data) / "console.log", flags, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(console, 1)
     os.dup2(console, 2)
-    os.execv(sys.executable, [sys.executable, "-m", "lab.node", path])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "lab.node", path])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ PERSISTENT_NODE = (
     "/var/lib/etcd",
     "/var/lib/kubelet",
     "/var/lib/netd",
+    "/var/local",
     "/var/log",
 )
 PERSISTENT_FABRIC = ("/var/lib/etcd", "/var/log")

@@ -4,6 +4,7 @@ A UNIX socket is found by its inode, so the host can talk to a node's daemons wi
 any namespace.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hostkit import unixhttp
 from lab import machine
 from lab.model import ProcessRef, ServiceState
 
+_BESIDE = Path(sys.executable).parent
 DOCKER_SOCKET = "run/docker.sock"
 NETD_SOCKET = "run/netd/netd.sock"
 NODEAGENT_SOCKET = "run/nodeagent/nodeagent.sock"
@@ -92,6 +94,10 @@ def enter_argv(ref: ProcessRef, command: Sequence[str]) -> list[str]:
 
 
 def node_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """*environment* for a command inside a node, without the operator's own Docker settings."""
+    """*environment* for a command inside a node, without the operator's own Docker settings.
+
+    netd and nodeagent are found last on its PATH, where this Python has them beside it.
+    """
     kept = {k: v for k, v in environment.items() if not k.startswith(("DOCKER_", "NOTIFY_"))}
-    return {**kept, "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    path = f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{_BESIDE}"
+    return {**kept, "PATH": path}

@@ -52,9 +52,9 @@ def read_saved(path: Path) -> list[SavedImage]:
                 for one in found
             ]
     except (tarfile.TarError, KeyError, EOFError, msgspec.MsgspecError) as error:
-        raise UsageError(
-            f"{path} is no archive of 'docker save': {error or 'it is cut short'}"
-        ) from error
+        # tarfile tells of each compression that it tried, a line for each.
+        first = str(error.args[0]).partition("\n")[0] if error.args else "it is cut short"
+        raise UsageError(f"{path} is no archive of 'docker save': {first}") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
 

@@ -119,6 +119,16 @@ class Store:
         path.write_bytes(msgspec.json.encode(boot))
         return path
 
+    def last_words(self, lab: str, node: str) -> str:
+        """The last lines of a node's logs, for an error message."""
+        disk = self.paths.disk(lab, node)
+        found = []
+        for log in (disk / "console.log", *sorted((disk / "var/log").glob("*.log"))):
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            if lines:
+                found.append(f"{log.name}: {lines[-1]}")
+        return "; ".join(found) or "no message"
+
     def check_disk(self) -> None:
         """Raise PrerequisiteError when nodes could not keep images in the data directory."""
         self.paths.data.mkdir(parents=True, exist_ok=True)
@@ -132,7 +142,7 @@ class Store:
 
     def remove(self, lab: str) -> None:
         """Remove the files of *lab*."""
-        for directory in (self.paths.data / "labs" / lab, self.paths.state(lab).parent):
+        for directory in (*sorted(self._disks(lab)), self.paths.state(lab).parent):
             _unmount_below(directory)
             try:
                 shutil.rmtree(directory)
@@ -140,6 +150,15 @@ class Store:
                 continue
             except OSError as error:
                 raise LabError(f"cannot remove {directory}: {error}") from error
+
+    def _disks(self, lab: str) -> set[Path]:
+        """The directories of the disks of *lab*, also those below an earlier BARENODE_DATA."""
+        found = {self.paths.data / "labs" / lab}
+        for file in self.paths.state(lab).parent.glob("*.boot.json"):
+            with contextlib.suppress(OSError, msgspec.MsgspecError):
+                boot = msgspec.json.decode(file.read_bytes(), type=BootConfig)
+                found.add(Path(boot.data).parent)
+        return {directory for directory in found if directory.name == lab}
 
     def tidy(self) -> None:
         """Remove the directories above the labs if nothing is left in them."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from lab.master.manifests import KUBERNETES, PKI
-from lab.master.plane import Plane
+from lab.master.plane import Plane, Version
 
 NETD_FILE = "/etc/netd/netd.toml"
 NODEAGENT_FILE = "/etc/nodeagent/nodeagent.toml"
@@ -17,11 +17,11 @@ MANIFESTS = f"{KUBERNETES}/manifests"
 NODEAGENT_CONF = f"{KUBERNETES}/nodeagent.conf"
 NETD_CONF = f"{KUBERNETES}/netd.conf"
 
-MASTER_TAINTS = (
-    "node-role.kubernetes.io/master=:NoSchedule",
-    "node-role.kubernetes.io/control-plane=:NoSchedule",
-)
-"""kubeadm's: the first before 1.24, the second since 1.24; pods made for either tolerate it."""
+MASTER_TAINT = "node-role.kubernetes.io/control-plane=:NoSchedule"
+MASTER_TAINT_OF_OLD = "node-role.kubernetes.io/master=:NoSchedule"
+"""kubeadm's, before 1.24. Pods are made to tolerate the one of their time: with both at once a
+master would keep them all away."""
+_TAINT_RENAMED = Version(1, 24)
 
 Value = str | bool | Sequence[str]
 
@@ -61,7 +61,8 @@ def nodeagent_settings(plane: Plane, name: str, address: str) -> dict[str, Value
     if not plane.insecure:
         settings["kubeconfig"] = NODEAGENT_CONF
     if any(master.name == name for master in plane.masters):
-        settings["register-with-taints"] = MASTER_TAINTS
+        old = plane.version < _TAINT_RENAMED
+        settings["register-with-taints"] = [MASTER_TAINT_OF_OLD if old else MASTER_TAINT]
     return settings
 
 

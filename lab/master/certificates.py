@@ -119,6 +119,13 @@ def check_name(text: str, where: str) -> str:
     return text
 
 
+def check_node(text: str, where: str) -> str:
+    """Return *text* if a node can be called so; raises UsageError that begins with *where*."""
+    if check_name(text, where) != text.lower() or text.startswith("*"):
+        raise UsageError(f"{where}: {text!r} is no name of a node: use small letters, and no '*'")
+    return text
+
+
 def for_master(plane: Plane, master: Master) -> tuple[Wanted, ...]:
     """What *master* needs to run etcd and the API server; raises UsageError.
 
@@ -188,7 +195,7 @@ def for_node(name: str, address: str) -> tuple[Wanted, ...]:
     ``kubelet`` is what the API server checks when it fetches a container's log. ``netd`` is the
     user to whom every cluster lets its proxy watch services, endpoints and nodes.
     """
-    check_name(name, "node")
+    check_node(name, "node")
     addresses, names = _split((address, name))
     if not addresses:
         raise UsageError(f"node {name}: {address!r} is no IP address: write it like 10.0.0.1")

@@ -1,7 +1,7 @@
 """``barenode host prepare``: the files with which a real host becomes a master or a worker."""
 
 import argparse
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
@@ -51,16 +51,20 @@ def add_arguments(groups: "argparse._SubParsersAction[_P]", epilog: str) -> None
 def run(args: argparse.Namespace, output: Output) -> int:
     """Run the command in *args*; returns its exit status, raises LabError."""
     plane = _plane(args)
-    name = certificates.check_name(args.host, "NAME")
+    name = certificates.check_node(args.host, "NAME")
     masters = [master.name for master in plane.masters]
     address = _address(args, plane)
     pki = Pki(args.pki_dir)
+    first = not (args.pki_dir / "ca.crt").exists()
     host = Host(args.output, plane, pki, name, address)
     host.provision()
     if name in masters:
-        subnets = list(plane.pods.subnets(new_prefix=24))
-        host.seed(subnets[-1 - masters.index(name)])
+        # The last ones: etcd is not there yet to tell which are free, and leases are random.
+        last = int(plane.pods.broadcast_address) - 256 * masters.index(name)
+        host.seed(IPv4Network((last & ~255, 24)))
         host.place_manifests()
+    if first:
+        output.line(f"new CAs in {args.pki_dir}: all hosts of the cluster need the same folder")
     kind = "master" if name in masters else "worker"
     output.line(f"{name}: files of a {kind} in {args.output}, discovery hash {pki.fingerprint()}")
     return 0
@@ -80,7 +84,20 @@ def _plane(args: argparse.Namespace) -> Plane:
     )
     if pods.overlaps(plane.services):
         raise UsageError(f"--network {pods} and --service-range {plane.services} overlap")
+    # flannel's default SubnetMin leaves the first /24 of the network unused.
+    if len(plane.masters) > (room := 2 ** (24 - pods.prefixlen) - 1):
+        raise UsageError(f"--network {pods} holds {room} hosts: there are more masters")
+    for master in plane.masters:
+        _outside(master.address, f"--master {master.name}", plane)
     return plane
+
+
+def _outside(address: str, where: str, plane: Plane) -> str:
+    """*address* if it is neither a pod's nor a service's; raises UsageError."""
+    for flag, taken in (("--network", plane.pods), ("--service-range", plane.services)):
+        if IPv4Address(address) in taken:
+            raise UsageError(f"{where}: {address} lies in {flag} {taken}: give another range")
+    return address
 
 
 def _address(args: argparse.Namespace, plane: Plane) -> str:
@@ -89,4 +106,5 @@ def _address(args: argparse.Namespace, plane: Plane) -> str:
         raise UsageError(f"--address {args.address}: --master says that {args.host} is at {own}")
     if not args.address and not own:
         raise UsageError(f"--address: {args.host} is no master, so it has to be told where it is")
-    return planeflags.address_of(own or args.address, "--address", "10.0.0.1")
+    found = planeflags.address_of(own or args.address, "--address", "10.0.0.1")
+    return _outside(found, "--address", plane)

@@ -110,10 +110,10 @@ def _pod(
     }
 
 
-def _probe(get: Raw, tries: int) -> Raw:
-    # A dict of its own each time: YAML would point to the first by an anchor.
+def _probe(check: Raw, tries: int) -> Raw:
+    # Dicts of its own each time: YAML would point to the first by an anchor.
     return {
-        "httpGet": dict(get),
+        **{kind: dict(asked) for kind, asked in check.items()},
         "timeoutSeconds": 15,
         "periodSeconds": 10,
         "failureThreshold": tries,
@@ -158,13 +158,13 @@ def _etcd(plane: Plane, master: Master) -> Raw:
             "peer-key-file": f"{PKI}/etcd/peer.key",
         }
     # /health asks for a leader: a member must not be restarted because the others are away.
-    liveness = {"host": "127.0.0.1", "port": ETCD_HEALTH_PORT, "path": "/metrics", "scheme": "HTTP"}
+    health = {"host": "127.0.0.1", "port": ETCD_HEALTH_PORT, "path": "/metrics", "scheme": "HTTP"}
     return _pod(
         "etcd",
         plane.etcd_image,
         ("etcd", *_flags(settings)),
         mounts={ETCD_DATA: False, f"{PKI}/etcd": True},
-        liveness=liveness,
+        liveness={"httpGet": health},
         cpu="100m",
     )
 
@@ -182,7 +182,7 @@ def _apiserver(plane: Plane, master: Master) -> Raw:
         "enable-bootstrap-token-auth": "true",
         "default-not-ready-toleration-seconds": EVICTION,
         "default-unreachable-toleration-seconds": EVICTION,
-        "etcd-servers": _first_local(plane, master),
+        "etcd-servers": _local_etcd(plane),
         **_etcd_access(plane),
         "kubelet-certificate-authority": f"{PKI}/ca.crt",
         "kubelet-client-certificate": f"{PKI}/apiserver-kubelet-client.crt",
@@ -200,9 +200,16 @@ def _apiserver(plane: Plane, master: Master) -> Raw:
         "service-account-signing-key-file": f"{PKI}/sa.key",
         "service-cluster-ip-range": plane.services,
     }
-    if plane.insecure and plane.version < _HTTP_PORT_GONE:
-        settings |= {"insecure-bind-address": "0.0.0.0", "insecure-port": INSECURE_PORT}  # noqa: S104  asked for by --insecure
+    if plane.version < _HTTP_PORT_GONE:
+        # Unless told it listens on 127.0.0.1: every process of the master is administrator there.
+        settings["insecure-port"] = INSECURE_PORT if plane.insecure else 0
+        if plane.insecure:
+            settings["insecure-bind-address"] = "0.0.0.0"  # noqa: S104  asked for by --insecure
     path = "/livez" if plane.version >= _LIVEZ else "/healthz"
+    if len(plane.masters) == 1:
+        # Restarted without etcd it ends at once, and its back-off outlasts the return of etcd.
+        # Of several it is better gone: while it answers errors, clients do not go elsewhere.
+        path += "?exclude=etcd"
     return _pod(
         "kube-apiserver",
         plane.hyperkube_image,
@@ -213,11 +220,11 @@ def _apiserver(plane: Plane, master: Master) -> Raw:
     )
 
 
-def _first_local(plane: Plane, master: Master) -> str:
-    # Its own member first: a server goes on with the others only when that one is gone.
-    scheme = "http" if plane.insecure else "https"
-    others = plane.etcd_urls(first=master.name)[1:]
-    return ",".join((f"{scheme}://127.0.0.1:{ETCD_PORT}", *others))
+def _local_etcd(plane: Plane) -> str:
+    # etcd's client takes all members in turn, and those of a silent host until its keep-alive
+    # ends after 40 s: every third request would hang at each API server. As kubeadm has it, a
+    # server uses its own member alone, and its clients go elsewhere when that one is gone.
+    return f"{'http' if plane.insecure else 'https'}://127.0.0.1:{ETCD_PORT}"
 
 
 def _etcd_access(plane: Plane) -> dict[str, str]:
@@ -294,7 +301,8 @@ def _plain_http(plane: Plane) -> Raw:
         # By default it refuses exec and attach.
         "reject-paths": "^$",
     }
-    probe = {"host": "127.0.0.1", "port": INSECURE_PORT, "path": "/livez", "scheme": "HTTP"}
+    # No request: that it cannot reach its API server is no reason to restart it.
+    probe = {"tcpSocket": {"host": "127.0.0.1", "port": INSECURE_PORT}}
     return _pod(
         "kube-apiserver-http",
         plane.hyperkube_image,
@@ -306,4 +314,4 @@ def _plain_http(plane: Plane) -> Raw:
 
 
 def _https(port: int, path: str) -> Raw:
-    return {"host": "127.0.0.1", "port": port, "path": path, "scheme": "HTTPS"}
+    return {"httpGet": {"host": "127.0.0.1", "port": port, "path": path, "scheme": "HTTPS"}}

@@ -55,6 +55,11 @@ def plane(
 ) -> Plane:
     """The plane of the flags and of what else is known; raises UsageError naming the flag."""
     services = network(args.service_range, "--service-range")
+    # cmd/kube-apiserver/app/options/validation.go, pkg/controlplane/services.go: 2^20 to 8.
+    if not 12 <= services.prefixlen <= 29:
+        raise UsageError(
+            f"--service-range {services}: use a /12 to /29, kube-apiserver starts with no other"
+        )
     masters = tuple(_master(text) for text in args.master)
     for field in ("name", "address"):
         values = [getattr(master, field) for master in masters]
@@ -80,12 +85,15 @@ def plane(
 def _master(text: str) -> Master:
     name, _, address = text.partition("=")
     found = address_of(address, f"--master {text!r}", "master1=10.0.0.1")
-    return Master(certificates.check_name(name, "--master"), found)
+    return Master(certificates.check_node(name, "--master"), found)
 
 
 def address_of(text: str, where: str, example: str) -> str:
     """The IPv4 address *text* that the flag *where* gives; raises UsageError with *example*."""
     try:
-        return str(IPv4Address(text))
+        found = IPv4Address(text)
     except ValueError:
         raise UsageError(f"{where}: {text!r} is no IPv4 address, write it like {example}") from None
+    if found.is_unspecified or found.is_loopback or found.is_multicast:
+        raise UsageError(f"{where}: other hosts cannot reach {found}, give an address of the host")
+    return str(found)

@@ -104,7 +104,8 @@ class Host:
 
     def _server(self, file: str) -> str:
         # A master's own components talk to the API server beside them; TLS also in --insecure.
-        local = file in _MASTER_CONFS.values()
+        # The administrator's file is copied to where the administrator sits.
+        local = file in _MASTER_CONFS.values() and file != _MASTER_CONFS["admin"]
         address = "127.0.0.1" if local else self._nearest()
         return f"https://{address}:{API_PORT}"
 

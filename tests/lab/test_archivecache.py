@@ -1,5 +1,6 @@
 """Large archives in the cache: whole or not there, not for ever, and only where there is room."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,19 @@ def test_what_was_written_is_found(tmp_path: Path) -> None:
     assert cache(tmp_path / "new").find("v*-abc.tar") == made
     assert cache(tmp_path / "new").find("v*-abd.tar") is None
     assert cache(tmp_path / "none").find("v*") is None
+
+
+def test_a_cache_that_can_only_be_read_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk may be mounted so: the kernel says EROFS then, to root as well."""
+    made = cache(tmp_path).write("v1.tar", [b"1"])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache(tmp_path).find("v*") == made
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:

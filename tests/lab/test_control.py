@@ -32,6 +32,8 @@ def test_kubectl_asks_the_lab_s_server_whatever_the_operator_has_configured() ->
     argv = kubectl_argv(SPEC, SPEC.api, CACHE, ["get", "pods"], lambda name: f"/bin/{name}")
     assert argv[:3] == ["nsenter", "--net=/run/netns/bn-x-fabric", "--"]
     assert "KUBECONFIG=/dev/null" in argv
+    # Go's programs take no proxy then, whatever https_proxy says.
+    assert "NO_PROXY=*" in argv
     assert argv[-4:] == [
         "--cache-dir=/run/cache", "--server=http://198.18.0.1:8080", "get", "pods"
     ]  # fmt: skip

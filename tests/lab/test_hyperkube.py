@@ -222,14 +222,14 @@ async def test_an_image_in_the_operator_s_docker_is_saved_once(bench: Bench) -> 
     assert second.archive.read_bytes() == b"three"
 
 
-async def test_an_image_that_docker_lacks_is_left_to_the_masters(bench: Bench) -> None:
+async def test_an_image_that_docker_lacks_comes_without_an_archive(bench: Bench) -> None:
     """The same without a Docker, and for a digest, by which nothing can be loaded."""
     for image in ("mine/hyperkube:v1.19.1", f"mine/hyperkube:v1.19.1@sha256:{'a' * 64}"):
         made = await bench.source.get(image)
         assert made == Hyperkube(image, Version(1, 19), None, None)
     assert bench.said == [
-        "hyperkube: mine/hyperkube:v1.19.1 is not in this machine's Docker: the masters pull it",
-        f"hyperkube: {image} is not in this machine's Docker: the masters pull it",
+        "hyperkube: mine/hyperkube:v1.19.1 is not in this machine's Docker",
+        f"hyperkube: {image} is not in this machine's Docker",
     ]
 
 

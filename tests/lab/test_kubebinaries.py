@@ -56,6 +56,15 @@ def test_the_commands_of_a_folder_are_found(tmp_path: Path) -> None:
     assert find_commands(tmp_path)["kubectl"] == tmp_path / "kubectl"
 
 
+def test_commands_of_the_working_directory_are_not_looked_for_on_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``--kube-bin-dir .``: a name without a slash is."""
+    write_commands(tmp_path, *SERVERS)
+    monkeypatch.chdir(tmp_path)
+    assert find_commands(Path())["kube-apiserver"] == tmp_path / "kube-apiserver"
+
+
 def test_missing_commands_are_named(tmp_path: Path) -> None:
     """With those that the folder must hold."""
     write_commands(tmp_path, "kube-apiserver")

@@ -78,3 +78,13 @@ def test_what_is_no_archive_of_docker_save_is_called_so(tmp_path: Path) -> None:
             read_saved(path)
     with pytest.raises(UsageError, match="Is a directory"):
         read_saved(tmp_path)
+
+
+def test_what_is_no_archive_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """tarfile's own words are a line for each compression that it tried."""
+    (tmp_path / "x").write_bytes(b"no archive" * 1000)
+    other = archive(tmp_path / "y", {"z": b""})
+    for path, text in ((tmp_path / "x", "file could not be opened"), (other, "'manifest.json'")):
+        with pytest.raises(UsageError, match=text) as raised:
+            read_saved(path)
+        assert len(str(raised.value).splitlines()) == 1

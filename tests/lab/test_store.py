@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from lab.errors import BusyError, LabError
-from lab.model import ProcessRef
+from lab.model import BootConfig, ProcessRef
 from lab.plan import make_lab
 from lab.store import Paths, Store, filesystem_type
 
@@ -114,3 +114,19 @@ def test_directories_can_be_moved() -> None:
     paths = Paths.standard({"BARENODE_DATA": "/srv/labs"})
     assert paths.disk("x", "node1") == Path("/srv/labs/labs/x/node1")
     assert paths.cache == Path("/var/cache/barenode")
+
+
+def test_disks_go_with_their_lab_wherever_they_were_made(store: Store, tmp_path: Path) -> None:
+    """``down`` finds them without the BARENODE_DATA that ``up`` had."""
+    earlier = Store(Paths(store.paths.run, tmp_path / "earlier", store.paths.cache))
+    disk = earlier.paths.disk("x", "node1")
+    earlier.save(SPEC)
+    earlier.save_boot(
+        BootConfig(
+            lab="x", node="node1", netns="n", data=str(disk), cgroups=(), persistent=(),
+            hosts=(), machine_id="0", services=(),
+        )
+    )  # fmt: skip
+    store.remove("x")
+    assert not disk.parent.exists()
+    assert (tmp_path / "earlier").exists()

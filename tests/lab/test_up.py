@@ -30,6 +30,9 @@ class Labs:
         """Whether the lab is down and kept."""
         return self.kept
 
+    def require(self, name: str, *, control_plane: bool) -> None:
+        """This machine has everything."""
+
     async def resume(self, name: str) -> LabSpec:
         """Boot it again."""
         self.asked.append(("resume", name))
@@ -65,7 +68,10 @@ class Quiet:
 class Told(Application):
     """Commands whose images are there already."""
 
+    made = 0
+
     async def _hyperkube(self, args: Namespace) -> Hyperkube:
+        Told.made += 1
         return Hyperkube(args.hyperkube_image or "h", Version(1, 20), Path("/h.tar"), None)
 
 
@@ -110,6 +116,44 @@ async def test_a_flag_that_would_do_nothing_is_refused_by_name(words: tuple[str,
     """Better than to be surprised by a lab without masters."""
     with pytest.raises(UsageError, match=f"^{words[0]} needs --control-plane kubernetes"):
         await run(Labs(), "up", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--name", "A_b"), "lab name"),
+        (("--nodes", "0"), "0 nodes"),
+        (("--network", "10.7.0.0"), "--network"),
+        (("--masters", "3", "--network", "10.7.0.0/22"), "5 nodes"),
+        (("--masters", "2"), "--masters 2"),
+    ],
+)
+async def test_what_cannot_be_is_refused_before_kubernetes_is_built(
+    words: tuple[str, ...], text: str
+) -> None:
+    """That takes up to 20 minutes."""
+    before = Told.made
+    with pytest.raises(UsageError, match=text):
+        await run(Labs(), "up", "--control-plane", "kubernetes", *words)
+    assert Told.made == before
+
+
+async def test_an_image_that_only_a_registry_has_is_refused() -> None:
+    """The masters would wait for it for five minutes, and have no way out to one."""
+
+    class Reference:
+        async def get(self, image: str, *_: str) -> Hyperkube:
+            """Named, and not in this machine's Docker."""
+            return Hyperkube(image, Version(1, 20), None, None)
+
+    class Named(Application):
+        def _source(self) -> Any:
+            return Reference()
+
+    words = ("--control-plane", "kubernetes", "--hyperkube-image", "h:v1.20.2")
+    args = cli.parse(["lab", "up", *words], "1")
+    with pytest.raises(UsageError, match="docker pull"):
+        await Named(Labs(), None, Quiet()).up(args)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("words", [("--nodes", "2"), ("--control-plane", "embedded"),

@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,6 +29,8 @@ T = TypeVar("T")
 UP_SECONDS = 600
 """Time for a lab to come up while other tests keep the machine busy."""
 API_SECONDS = 60.0
+BINARIES = "BARENODE_TEST_KUBE_BIN_DIR"
+"""The variable that names the folder of another Kubernetes' commands to test with."""
 DELETED = (
     "/apis/apps/v1/deployments",
     "/apis/apps/v1/daemonsets",
@@ -79,10 +82,12 @@ class KubeLab:
         self._plane = ("--control-plane", plane, "--nodes", str(workers), *extra)
         if plane == "kubernetes":
             self._plane += ("--masters", str(masters))
+            if binaries := os.environ.get(BINARIES):
+                self._plane += ("--kube-bin-dir", binaries)
         self.masters: tuple[str, ...] = ()
         self.workers: tuple[str, ...] = ()
         self._members: dict[str, Json] = {}
-        self._directory = tempfile.TemporaryDirectory(prefix="bnt-")
+        self._directory = Path(tempfile.mkdtemp(prefix="bnt-"))
         self._proxy: subprocess.Popen[bytes] | None = None
 
     @property
@@ -101,7 +106,7 @@ class KubeLab:
         """``barenode lab down``, whatever there is of the lab."""
         self._end_proxy()
         self._barenode("down", timeout=UP_SECONDS)
-        self._directory.cleanup()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def kill(self, host: str) -> None:
         """Cut the power of *host*."""
@@ -117,7 +122,7 @@ class KubeLab:
         """Build these images of barenode's and load them into *hosts*, by default the workers."""
 
         def one(image: str) -> None:
-            archive = Path(self._directory.name) / f"{image}.tar"
+            archive = self._directory / f"{image}.tar"
             build = [sys.executable, "-m", "lab", "image", "build", image, "-o", str(archive)]
             self._run(build, timeout=UP_SECONDS)
             words = (str(archive), *(hosts or self.workers))
@@ -243,7 +248,7 @@ class KubeLab:
         return response.status, answer
 
     def _proxy_socket(self) -> Path:
-        path = Path(self._directory.name) / "api"
+        path = self._directory / "api"
         if self._proxy is None or self._proxy.poll() is not None:
             path.unlink(missing_ok=True)
             self._proxy = subprocess.Popen(

@@ -165,6 +165,8 @@ def test_a_certificate_that_cannot_be_is_refused(fields: dict[str, Any], text: s
     ("name", "address", "text"),
     [
         ("node_1", "10.0.0.1", "node: 'node_1'"),
+        ("Node1", "10.0.0.1", "small letters"),
+        ("*.node1", "10.0.0.1", r"no '\*'"),
         ("node1", "node1.example.org", "no IP address"),
         ("n" * 60, "10.0.0.1", "1 to 64"),
     ],

@@ -69,13 +69,13 @@ def test_every_file_that_a_flag_names_is_mounted_read_only() -> None:
         assert mounts.get("/var/lib/etcd", False) is False
 
 
-def test_a_master_asks_its_own_etcd_first_and_knows_the_others() -> None:
-    """It survives the loss of any one."""
-    found = flags(plane(THREE), "kube-apiserver", THREE[1])["etcd-servers"].split(",")
-    assert found[0] == "https://127.0.0.1:2379"
-    assert set(found[1:]) == {"https://198.18.0.2:2379", "https://198.18.0.4:2379"}
-    members = flags(plane(THREE), "etcd", THREE[1])["initial-cluster"]
-    assert members.count("https://") == 3
+@pytest.mark.parametrize(("insecure", "scheme"), [(False, "https"), (True, "http")])
+def test_an_api_server_asks_the_etcd_beside_it_and_no_other(insecure: bool, scheme: str) -> None:
+    """A master that dies silently then holds up none of the others; etcd knows all members."""
+    made = plane(THREE, insecure=insecure)
+    assert flags(made, "kube-apiserver", THREE[1])["etcd-servers"] == f"{scheme}://127.0.0.1:2379"
+    members = flags(made, "etcd", THREE[1])["initial-cluster"]
+    assert members.count(f"{scheme}://198.18.0.") == 3
 
 
 def test_tls_is_everywhere_unless_it_is_not_wanted() -> None:
@@ -99,15 +99,22 @@ def test_plain_http_comes_from_the_server_while_it_has_it_and_from_a_pod_afterwa
     assert "kube-apiserver-http.yaml" not in manifests(plane(version="v1.20.2"), ONE[0])
 
 
+def test_plain_http_is_shut_where_the_server_would_open_it_by_itself() -> None:
+    """On 127.0.0.1:8080, where every process of the host is administrator."""
+    assert flags(plane(version="v1.19.7"), "kube-apiserver")["insecure-port"] == "0"
+    assert "insecure-port" not in flags(plane(version="v1.20.2"), "kube-apiserver")
+
+
 @pytest.mark.parametrize(
-    ("version", "path", "port"), [("v1.15.9", "/healthz", True), ("v1.20.2", "/livez", True),
-                                  ("v1.30.0", "/livez", False)],
+    ("version", "path", "port"),
+    [("v1.15.9", "/healthz", True), ("v1.20.2", "/livez", True), ("v1.30.0", "/livez", False)],
 )  # fmt: skip
 def test_what_a_version_does_not_know_it_does_not_get(version: str, path: str, port: bool) -> None:
     """/livez came with 1.16, --port of the others ended with 1.23."""
     made = plane(version=version)
     server = yaml.safe_load(manifests(made, ONE[0])["kube-apiserver.yaml"])
-    assert server["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"] == path
+    probe = server["spec"]["containers"][0]["livenessProbe"]["httpGet"]
+    assert probe["path"] == f"{path}?exclude=etcd"
     for name in ("kube-controller-manager", "kube-scheduler"):
         assert ("port" in flags(made, name)) is port
 
@@ -132,3 +139,19 @@ def test_what_is_no_version_is_refused_with_an_example(text: str) -> None:
     """Such as a tag without one."""
     with pytest.raises(UsageError, match=r"write it like v1\.20\.2"):
         Version.parse(text)
+
+
+def test_no_pod_is_restarted_because_another_one_is_away() -> None:
+    """The back-off would keep it away for minutes when that one is there again.
+
+    An API server beside others ends, so that clients go to those.
+    """
+    beside = yaml.safe_load(manifests(plane(THREE), THREE[0])["kube-apiserver.yaml"])
+    assert beside["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"] == "/livez"
+    made = {
+        name.removesuffix(".yaml"): yaml.safe_load(text)["spec"]["containers"][0]["livenessProbe"]
+        for name, text in manifests(plane(insecure=True), ONE[0]).items()
+    }
+    assert made["kube-apiserver"]["httpGet"]["path"] == "/livez?exclude=etcd"
+    assert made["etcd"]["httpGet"]["path"] == "/metrics"
+    assert made["kube-apiserver-http"]["tcpSocket"] == {"host": "127.0.0.1", "port": 8080}

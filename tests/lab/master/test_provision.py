@@ -54,6 +54,14 @@ def test_a_worker_gets_no_key_but_its_own(tmp_path: Path) -> None:
     assert not (tmp_path / "node1/etc/kubernetes/admin.conf").exists()
 
 
+def test_the_administrator_s_kubeconfig_can_be_copied_to_another_machine(tmp_path: Path) -> None:
+    """A master's own components ask the server beside them, whatever becomes of the network."""
+    host(tmp_path, plane(THREE), "master2", "198.18.0.3").provision()
+    folder = tmp_path / "master2/etc/kubernetes"
+    assert "server: https://198.18.0.3:6443" in (folder / "admin.conf").read_text()
+    assert "server: https://127.0.0.1:6443" in (folder / "scheduler.conf").read_text()
+
+
 def test_repeating_it_changes_nothing(tmp_path: Path) -> None:
     """Not even a certificate, or every daemon would have to be restarted."""
     one = host(tmp_path, plane(THREE))
@@ -93,9 +101,12 @@ def test_each_host_prefers_its_own_servers_and_knows_all(tmp_path: Path, insecur
 
 
 def test_masters_keep_ordinary_pods_away_and_workers_do_not() -> None:
-    """By the taints that pods of a control plane tolerate."""
+    """By the one taint that pods for masters tolerate in that version."""
+    for version, name in (("v1.20.2", "master"), ("v1.30.1", "control-plane")):
+        settings = agents.nodeagent_settings(plane(version=version), "master1", "1.2.3.4")
+        taint = f"node-role.kubernetes.io/{name}=:NoSchedule"
+        assert settings["register-with-taints"] == [taint]
     made = plane()
-    assert agents.nodeagent_settings(made, "master1", "1.2.3.4")["register-with-taints"]
     assert "register-with-taints" not in agents.nodeagent_settings(made, "node1", "1.2.3.4")
 
 
