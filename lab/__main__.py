@@ -29,6 +29,7 @@ from lab.namespaces import Namespaces
 from lab.output import Output, headline, list_sheet, status_sheet
 from lab.plan import FABRIC
 from lab.probe import enter_argv, node_environment
+from lab.status import LabStatus
 from lab.store import Paths, Store
 
 INTERRUPTED = 130
@@ -67,6 +68,7 @@ class Application:
             # Making the image can take 20 minutes: what cannot be is refused before.
             plan.make_lab(args.name, nodes, _network(args), [], masters=masters)
             self._cluster.require(args.name, control_plane=True)
+            self._cluster.require_new(args.name)
             wish = Wish(masters, await self._hyperkube(args), args.insecure)
         elif given := [flag for flag, value in _kubernetes_flags(args).items() if value]:
             raise UsageError(f"{given[0]} needs --control-plane kubernetes")
@@ -104,7 +106,7 @@ class Application:
 
     async def status(self, args: Namespace) -> int:
         """Show a lab."""
-        found = await status.look(self._cluster.spec(args.name))
+        found = await self._look(args.name)
         if args.json:
             self._output.json(found)
         else:
@@ -112,12 +114,16 @@ class Application:
             self._output.sheet(status_sheet(found))
         return 0
 
+    async def _look(self, name: str) -> LabStatus:
+        kept = self._cluster.store.is_kept(name)
+        return await status.look(self._cluster.spec(name), kept=kept)
+
     async def list(self, args: Namespace) -> int:
         """Show all labs."""
         labs, partial = [], []
         for name in self._cluster.names():
             try:
-                labs.append(await status.look(self._cluster.spec(name)))
+                labs.append(await self._look(name))
             except LabError:  # damaged or half gone: shown as such
                 partial.append(name)
         if args.json:

@@ -110,10 +110,7 @@ class Cluster:
         """
         self.require(name, control_plane)
         with self.store.lock(name):
-            if name in self.names():
-                raise BusyError(
-                    f"lab {name!r} is already there: 'barenode lab down --name {name}' removes it"
-                )
+            self.require_new(name)
             self.store.check_disk()
             spec = await self._reserve(name, nodes, network, control_plane, wish)
             first = FirstBoot(self.store.paths, self.images, self.report, wish)
@@ -123,6 +120,13 @@ class Cluster:
                 self.report(name, "did not come up, removing it")
                 await asyncio.shield(self._remove(name))
                 raise
+
+    def require_new(self, name: str) -> None:
+        """Raise BusyError when there is a lab *name*."""
+        if name in self.names():
+            raise BusyError(
+                f"lab {name!r} is already there: 'barenode lab down --name {name}' removes it"
+            )
 
     def require(self, name: str, control_plane: bool) -> None:
         """Raise UsageError or PrerequisiteError when a lab *name* cannot be made here."""
@@ -149,6 +153,7 @@ class Cluster:
                     raise LabError(f"{own} of lab {name!r} is now in use: {found[0]}")
             self.store.save(spec)
             try:
+                await asyncio.to_thread(kubernetes.renew, self.store.paths, spec)
                 return await self._build(spec, None)
             except BaseException:
                 self.report(name, "did not come up, it stays down and kept")
@@ -273,11 +278,6 @@ class Cluster:
 
         return check
 
-    async def _netd_ready(self, ref: ProcessRef) -> str | None:
-        # A new cluster's API server refuses netd until it has made its own roles.
-        said = await probe.says_ready(ref, probe.NETD_SOCKET)
-        return None if said else "waiting for netd to know the services"
-
     async def _await_node(
         self, spec: LabSpec, node: NodeSpec, first: FirstBoot | None = None
     ) -> None:
@@ -293,7 +293,7 @@ class Cluster:
             return
         if spec.masters:
             await self._until(spec, node.name, lambda _: kubernetes.joined(spec, node))
-            await self._until(spec, node.name, self._netd_ready)
+            await self._until(spec, node.name, kubernetes.settled)
         subnet = probe.subnet(ref).get("FLANNEL_SUBNET", "no subnet")
         self.report(node.name, f"ready, pods in {subnet}")
 
@@ -315,7 +315,7 @@ class Cluster:
             if text != said:
                 self.report(node, text)
                 said = text
-            await self._sleep(self._settle)
+            await self._sleep(self._settle * (5 if spec.masters else 1))
 
     async def down(self, name: str) -> bool:
         """Remove every trace of a lab; returns whether there was any."""
@@ -356,6 +356,7 @@ class Cluster:
             if node == FABRIC:
                 raise LabError("the fabric cannot be killed: it is the cable between the nodes")
             ref = self.process(spec, node)
+            await self.namespaces.cut(spec, member)
             os.kill(ref.pid, 9)
             await self._clear(spec, member)
 

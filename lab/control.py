@@ -8,6 +8,7 @@ with the connection.
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 import threading
@@ -100,7 +101,11 @@ def admin_context(spec: LabSpec) -> ssl.SSLContext | None:
     """
     if not spec.api.startswith("https:") or spec.kubernetes is None:
         return None
-    folder = Path(spec.kubernetes.pki)
+    return _context(Path(spec.kubernetes.pki))
+
+
+@functools.cache
+def _context(folder: Path) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=folder / "ca.crt")
         context.load_cert_chain(folder / "admin.crt", folder / "admin.key")

@@ -4,9 +4,13 @@ apt resolves versions and checks digests. Only the candidates' own archive files
 is installed on this machine never gets into an image.
 """
 
+import asyncio
+import contextlib
+import fcntl
+import os
 import re
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +66,28 @@ class Apt:
 
         Refreshes apt's lists once when they lack something; raises LabError.
         """
-        try:
+        with contextlib.suppress(LabError):
             return await self._locate(programs, data)
-        except LabError:
+        async with self._alone():
+            # Whoever had the lock before may have refreshed them.
+            with contextlib.suppress(LabError):
+                return await self._locate(programs, data)
             try:
                 await self._run.run(["apt-get", "update", "-q"], timeout=300)
             except CommandError as error:
                 raise PrerequisiteError(f"apt has no package lists: {error}") from error
-            return await self._locate(programs, data)
+        return await self._locate(programs, data)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Hold the lock of this directory: apt does not wait for another one's refresh."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            await asyncio.to_thread(fcntl.flock, descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     async def _locate(self, programs: Collection[str], data: Collection[str]) -> list[Package]:
         names = sorted(await self.closure(programs) | set(data))

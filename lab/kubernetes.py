@@ -19,8 +19,9 @@ from lab.hyperkube import Hyperkube
 from lab.master import agents
 from lab.master.certificates import for_users
 from lab.master.pki import Pki
+from lab.master.plane import Plane
 from lab.master.provision import Host
-from lab.model import KubernetesSpec, LabSpec, NodeSpec
+from lab.model import KubernetesSpec, LabSpec, NodeSpec, ProcessRef
 from lab.plan import first_subnets
 from lab.recipes import RECIPES
 from lab.store import Paths
@@ -71,9 +72,21 @@ def provision(paths: Paths, spec: LabSpec) -> None:
         host.provision()
         if name in subnets:
             host.seed(subnets[name])
-    pki = Pki(paths.pki(spec.name))
+    _administrator(paths, plane, spec.name)
+
+
+def _administrator(paths: Paths, plane: Plane, lab: str) -> None:
+    pki = Pki(paths.pki(lab))
     for wanted in for_users(plane):
         pki.issue(wanted)
+
+
+def renew(paths: Paths, spec: LabSpec) -> None:
+    """Renew what has nearly ended: a lab can have been kept for a year."""
+    for host in _hosts(paths, spec).values():
+        host.certify()
+    if spec.plane is not None:
+        _administrator(paths, spec.plane, spec.name)
 
 
 def place_manifests(paths: Paths, spec: LabSpec, node: NodeSpec) -> None:
@@ -125,3 +138,15 @@ async def _answering(spec: LabSpec, url: str) -> str | None:
     except (OSError, ValueError):
         return "waiting for the API server"
     return None if status == 200 else "waiting for the API server to be ready"
+
+
+async def settled(ref: ProcessRef) -> str | None:
+    """None when both daemons of a host say that they are ready, else what is waited for.
+
+    A new cluster's API server refuses netd until it has made its own roles, and a host that
+    boots again is Ready at the API server from its former life.
+    """
+    if not await probe.says_ready(ref, probe.NODEAGENT_SOCKET):
+        return "waiting for nodeagent to have its node and pods"
+    said = await probe.says_ready(ref, probe.NETD_SOCKET)
+    return None if said else "waiting for netd to know the services"

@@ -102,6 +102,13 @@ class Namespaces:
         await self._batch(spec.fabric.netns, cable_batch(node))
         await self._batch(node.netns, node_batch(spec, node))
 
+    async def cut(self, spec: LabSpec, node: NodeSpec) -> None:
+        """Let no frame of *node* pass any more, as when its power fails.
+
+        A kernel whose processes are killed ends their connections; a power failure does not.
+        """
+        await self._ip("-n", spec.fabric.netns, "link", "set", port(node), "down")
+
     async def unplug(self, spec: LabSpec, node: NodeSpec) -> None:
         """Pull *node*'s cable, if there is one, and remove its namespace.
 

@@ -32,7 +32,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A lab now. ``state``: ready when every node is, dead when none lives, else degraded.
+    """A lab now. ``state``: ready when every node is, dead when none lives, else degraded; kept
+    while it is down and its disks are kept.
 
     ``control`` is None in a lab without control plane.
     """
@@ -107,13 +108,13 @@ def _document(reply: tuple[int, bytes] | None) -> Any:
         return None
 
 
-async def look(spec: LabSpec) -> LabStatus:
-    """What the lab is doing."""
+async def look(spec: LabSpec, *, kept: bool = False) -> LabStatus:
+    """What the lab is doing; *kept* tells that it is down to be kept."""
     plane = asyncio.ensure_future(control.look(spec))
     fabric, *nodes = await asyncio.gather(*(look_at_node(spec, m) for m in spec.members))
     return LabStatus(
         name=spec.name,
-        state=lab_state(fabric, tuple(nodes)),
+        state="kept" if kept else lab_state(fabric, tuple(nodes)),
         underlay=spec.underlay,
         overlay=spec.overlay,
         etcd=",".join(spec.etcds),

@@ -109,7 +109,7 @@ class Store:
         """Put *spec* beside the disks, where it outlasts the machine's reboot, and down in /run."""
         stopped = msgspec.structs.replace(spec, processes={})
         write_atomic(self.paths.kept(spec.name), _text(stopped), sync=True)
-        shutil.rmtree(self.paths.state(spec.name).parent, ignore_errors=True)
+        _remove_tree(self.paths.state(spec.name).parent)
 
     def save_boot(self, boot: BootConfig) -> Path:
         """Write what a node's pid 1 reads; returns the file."""
@@ -144,12 +144,7 @@ class Store:
         """Remove the files of *lab*."""
         for directory in (*sorted(self._disks(lab)), self.paths.state(lab).parent):
             _unmount_below(directory)
-            try:
-                shutil.rmtree(directory)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise LabError(f"cannot remove {directory}: {error}") from error
+            _remove_tree(directory)
 
     def _disks(self, lab: str) -> set[Path]:
         """The directories of the disks of *lab*, also those below an earlier BARENODE_DATA."""
@@ -185,6 +180,15 @@ class Store:
             path.unlink(missing_ok=True)
             os.close(descriptor)
             self.tidy()
+
+
+def _remove_tree(directory: Path) -> None:
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LabError(f"cannot remove {directory}: {error}") from error
 
 
 def _text(spec: LabSpec) -> bytes:

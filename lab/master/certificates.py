@@ -30,6 +30,7 @@ USED_BY: Mapping[str, str] = {
     "front-proxy-client": "kube-apiserver",
     "etcd/server": "etcd",
     "etcd/peer": "etcd",
+    "admin": "kube-apiserver-http",
     "controller-manager": "kube-controller-manager",
     "scheduler": "kube-scheduler",
     "nodeagent": "nodeagent",

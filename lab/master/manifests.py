@@ -73,6 +73,7 @@ def _pod(
     mounts: Mapping[str, bool],
     liveness: Raw,
     cpu: str,
+    readiness: Raw | None = None,
 ) -> Raw:
     """A pod on the host's network. *mounts*: paths of the host, and whether they are read-only."""
     volumes, places = [], []
@@ -82,7 +83,7 @@ def _pod(
         kind = "File" if file else "DirectoryOrCreate"
         volumes.append({"name": label, "hostPath": {"path": path, "type": kind}})
         places.append({"name": label, "mountPath": path, "readOnly": read_only})
-    container = {
+    container: Raw = {
         "name": name,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
@@ -92,6 +93,8 @@ def _pod(
         "livenessProbe": _probe(liveness, 8),
         "volumeMounts": places,
     }
+    if readiness is not None:
+        container["readinessProbe"] = {**_probe(readiness, 3), "periodSeconds": 1}
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -140,9 +143,6 @@ def _etcd(plane: Plane, master: Master) -> Raw:
         "initial-cluster": peers,
         "initial-cluster-state": "new",
         "listen-metrics-urls": f"http://127.0.0.1:{ETCD_HEALTH_PORT}",
-        # Twice etcd's own: disks of small hosts are slow to sync while they pull images.
-        "heartbeat-interval": 200,
-        "election-timeout": 2000,
         "snapshot-count": 10000,
         "logger": "zap",
     }
@@ -216,6 +216,7 @@ def _apiserver(plane: Plane, master: Master) -> Raw:
         ("/hyperkube", "kube-apiserver", *_flags(settings)),
         mounts={PKI: True},
         liveness=_https(API_PORT, path),
+        readiness=_https(API_PORT, "/readyz" if plane.version >= _LIVEZ else "/healthz"),
         cpu="250m",
     )
 

@@ -43,6 +43,14 @@ class Host:
 
     def provision(self) -> None:
         """Write certificates, kubeconfigs and settings; raises LabError."""
+        self.certify()
+        try:
+            self._settings()
+        except OSError as error:
+            raise LabError(f"{self.name} cannot be prepared: {error}") from error
+
+    def certify(self) -> None:
+        """Write certificates and kubeconfigs, where those that are there do not last."""
         master = next((m for m in self._plane.masters if m.name == self.name), None)
         try:
             self._authorities(master is not None)
@@ -51,7 +59,6 @@ class Host:
                 for wanted in certificates.for_master(self._plane, master):
                     self._issue(wanted)
                 self._users(certificates.for_users(self._plane), _MASTER_CONFS)
-            self._settings()
         except OSError as error:
             raise LabError(f"{self.name} cannot be prepared: {error}") from error
 

@@ -37,13 +37,13 @@ def read(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def mounts() -> tuple[str, ...]:
+def mounts(prefix: str) -> tuple[str, ...]:
     """Mount point, source and type of every mount except foreign ones in /run/netns."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         point = left.split()[4]
-        if not point.startswith("/run/netns") or "/bn-" in point:
+        if not point.startswith("/run/netns") or f"/bn-{prefix}" in point:
             found.append(f"{point} {right}")
     return tuple(sorted(found))
 
@@ -60,7 +60,7 @@ def host_state(prefix: str) -> HostState:
     rules = re.sub(r"(?m)^#.*$|\[\d+:\d+\]", "", read("iptables-save"))
     return HostState(
         netns=frozenset(n for n in names if n.startswith(f"bn-{prefix}")),
-        mounts=mounts(),
+        mounts=mounts(prefix),
         cgroups=frozenset(map(str, cgroups)),
         files=frozenset(files),
         network={

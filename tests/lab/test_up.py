@@ -33,6 +33,9 @@ class Labs:
     def require(self, name: str, *, control_plane: bool) -> None:
         """This machine has everything."""
 
+    def require_new(self, name: str) -> None:
+        """There is none of that name."""
+
     async def resume(self, name: str) -> LabSpec:
         """Boot it again."""
         self.asked.append(("resume", name))

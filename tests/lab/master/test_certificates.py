@@ -110,7 +110,7 @@ def test_every_daemon_is_told_for_a_certificate_that_exists() -> None:
             *certificates.for_node("node1", "10.9.0.9"),
         )
     }
-    assert every - set(USED_BY) == {"admin", "etcd/healthcheck-client"}
+    assert every - set(USED_BY) == {"etcd/healthcheck-client"}
     assert set(USED_BY) <= every
     assert set(AUTHORITY_NAMES) == set(AUTHORITIES)
 

@@ -241,8 +241,8 @@ def test_all_are_renewed_on_demand(one: Command) -> None:
     text = one("renew", "--all")
     assert text.count(" renewed") == 14 and text.count("holds it") == len(CONFS)
     assert text.splitlines()[-1] == (
-        "restart where these are in use: etcd, kube-apiserver, kube-controller-manager, "
-        "kube-scheduler, netd, nodeagent"
+        "restart where these are in use: etcd, kube-apiserver, kube-apiserver-http, "
+        "kube-controller-manager, kube-scheduler, netd, nodeagent"
     )
     assert (one.pki / "ca.crt").read_bytes() == authority
 
