@@ -22,7 +22,6 @@ from lab.master.pki import Pki
 from lab.master.plane import Plane
 from lab.master.provision import Host
 from lab.model import KubernetesSpec, LabSpec, NodeSpec, ProcessRef
-from lab.plan import first_subnets
 from lab.recipes import RECIPES
 from lab.store import Paths
 
@@ -67,11 +66,9 @@ def provision(paths: Paths, spec: LabSpec) -> None:
     plane = spec.plane
     if plane is None:
         return
-    subnets = first_subnets(spec)
-    for name, host in _hosts(paths, spec).items():
+    for host in _hosts(paths, spec).values():
         host.provision()
-        if name in subnets:
-            host.seed(subnets[name])
+        host.begin()
     _administrator(paths, plane, spec.name)
 
 

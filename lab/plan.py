@@ -172,16 +172,6 @@ def make_lab(
     )
 
 
-def first_subnets(spec: LabSpec) -> dict[str, IPv4Network]:
-    """The subnets with which the masters come up before there is an etcd to lease one from.
-
-    From the top of the overlay: leases are chosen at random from all of it, and one that is
-    registered is never given away.
-    """
-    subnets = list(IPv4Network(spec.overlay).subnets(new_prefix=24))
-    return {node.name: subnets[-1 - i] for i, node in enumerate(spec.masters)}
-
-
 def suggest(wrong: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest of *known*, or nothing."""
     near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)

@@ -1,7 +1,7 @@
 """``barenode host prepare``: the files with which a real host becomes a master or a worker."""
 
 import argparse
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,6 +11,7 @@ from lab.master.pki import Pki
 from lab.master.plane import Plane, Version
 from lab.master.provision import Host
 from lab.output import Output
+from lab.plan import parse_network
 
 _P = TypeVar("_P", bound=argparse.ArgumentParser)
 
@@ -52,28 +53,22 @@ def run(args: argparse.Namespace, output: Output) -> int:
     """Run the command in *args*; returns its exit status, raises LabError."""
     plane = _plane(args)
     name = certificates.check_node(args.host, "NAME")
-    masters = [master.name for master in plane.masters]
     address = _address(args, plane)
     pki = Pki(args.pki_dir)
     first = not (args.pki_dir / "ca.crt").exists()
     host = Host(args.output, plane, pki, name, address)
     host.provision()
-    if name in masters:
-        # The last ones: etcd is not there yet to tell which are free, and leases are random.
-        last = int(plane.pods.broadcast_address) - 256 * masters.index(name)
-        host.seed(IPv4Network((last & ~255, 24)))
-        host.place_manifests()
+    host.begin()
+    host.place_manifests()
     if first:
         output.line(f"new CAs in {args.pki_dir}: all hosts of the cluster need the same folder")
-    kind = "master" if name in masters else "worker"
+    kind = "master" if any(master.name == name for master in plane.masters) else "worker"
     output.line(f"{name}: files of a {kind} in {args.output}, discovery hash {pki.fingerprint()}")
     return 0
 
 
 def _plane(args: argparse.Namespace) -> Plane:
-    pods: IPv4Network = planeflags.network(args.network, "--network")
-    if pods.prefixlen > 22:
-        raise UsageError(f"--network {pods}: use a /22 or larger, each host leases a /24 of it")
+    pods = parse_network(args.network)
     plane = planeflags.plane(
         args,
         pods=pods,

@@ -71,6 +71,15 @@ class Plane:
         """The cluster IP of the service ``kubernetes``: the first of the range."""
         return str(self.services[1])
 
+    def first_subnet(self, master: Master) -> IPv4Network:
+        """The subnet with which *master* comes up before there is an etcd to lease one from.
+
+        From the top of the pods' network: leases are chosen at random from all of it, and one
+        that is registered is never given away.
+        """
+        last = int(self.pods.broadcast_address) - 256 * self.masters.index(master)
+        return IPv4Network((last & ~255, 24))
+
     def api_urls(self, first: str = "") -> tuple[str, ...]:
         """The API servers; that of the master called *first*, if there is one, leads."""
         scheme, port = ("http", INSECURE_PORT) if self.insecure else ("https", API_PORT)

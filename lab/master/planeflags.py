@@ -33,17 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def network(text: str, flag: str) -> IPv4Network:
-    """The range *text* that *flag* gives; raises UsageError."""
-    try:
-        found = IPv4Network(text)
-    except ValueError as error:
-        raise UsageError(f"{flag} {text}: {error}") from error
-    if found.prefixlen > 30:
-        raise UsageError(f"{flag} {found}: use a /30 or larger")
-    return found
-
-
 def plane(
     args: argparse.Namespace,
     *,
@@ -54,7 +43,10 @@ def plane(
     insecure: bool = False,
 ) -> Plane:
     """The plane of the flags and of what else is known; raises UsageError naming the flag."""
-    services = network(args.service_range, "--service-range")
+    try:
+        services = IPv4Network(args.service_range)
+    except ValueError as error:
+        raise UsageError(f"--service-range {args.service_range}: {error}") from error
     # cmd/kube-apiserver/app/options/validation.go, pkg/controlplane/services.go: 2^20 to 8.
     if not 12 <= services.prefixlen <= 29:
         raise UsageError(

@@ -13,7 +13,6 @@ settings, which are written again when their text changes.
 
 import time
 from collections.abc import Mapping
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -38,6 +37,7 @@ class Host:
         self._root = root
         self._plane = plane
         self._pki = pki
+        self._master = next((m for m in plane.masters if m.name == name), None)
         self.name = name
         self.address = address
 
@@ -51,9 +51,9 @@ class Host:
 
     def certify(self) -> None:
         """Write certificates and kubeconfigs, where those that are there do not last."""
-        master = next((m for m in self._plane.masters if m.name == self.name), None)
+        master = self._master
         try:
-            self._authorities(master is not None)
+            self._authorities()
             self._users(certificates.for_node(self.name, self.address), _NODE_CONFS)
             if master is not None:
                 for wanted in certificates.for_master(self._plane, master):
@@ -62,18 +62,18 @@ class Host:
         except OSError as error:
             raise LabError(f"{self.name} cannot be prepared: {error}") from error
 
-    def seed(self, subnet: IPv4Network) -> None:
-        """Let netd come up with *subnet* before there is an etcd to lease it from.
+    def begin(self) -> None:
+        """Let a master's netd come up before there is an etcd to lease a subnet from.
 
         netd needs etcd, etcd is a container, containers need docker0, and docker0 netd's subnet.
         netd knows how to begin without etcd, by what it saved before a reboot; so a new master
         begins as one that was rebooted, and registers the subnet as soon as etcd answers.
         """
-        path = self._path(STATE_FILE)
-        if path.exists():
+        master = self._master
+        if master is None or self._path(STATE_FILE).exists():
             return
         state = State(
-            subnet=str(subnet),
+            subnet=str(self._plane.first_subnet(master)),
             public_ip=self.address,
             config=agents.network_config(self._plane),
             saved_at=time.time(),
@@ -81,12 +81,14 @@ class Host:
         self._write(STATE_FILE, msgspec.json.encode(state), 0o600)
 
     def place_manifests(self) -> None:
-        """Write the control plane's manifests: from then on nodeagent starts it."""
-        master = next(m for m in self._plane.masters if m.name == self.name)
-        for name, text in manifests(self._plane, master).items():
+        """Write a master's manifests: from then on nodeagent starts the control plane."""
+        if self._master is None:
+            return
+        for name, text in manifests(self._plane, self._master).items():
             self._write(f"{agents.MANIFESTS}/{name}", text.encode(), 0o600)
 
-    def _authorities(self, master: bool) -> None:
+    def _authorities(self) -> None:
+        master = self._master is not None
         self._pki.authorities()
         target = self._path(PKI)
         names = certificates.AUTHORITIES if master else ("ca", "etcd/ca")

@@ -273,7 +273,7 @@ def test_the_end_of_an_authority_is_announced(tmp_path: Path) -> None:
         (("init", "--master", "a=1.1.1.1", "--master", "a=1.1.1.2", *RANGE), "name a is given"),
         (("init", "--master", "a=1.1.1.1", "--master", "b=1.1.1.1", *RANGE), "address 1.1.1.1"),
         (("init", "--master", "a=1.1.1.1", "--service-range", "10.0.0.1/24"), "host bits"),
-        (("init", "--master", "a=1.1.1.1", "--service-range", "10.0.0.1/32"), "/30 or larger"),
+        (("init", "--master", "a=1.1.1.1", "--service-range", "10.0.0.1/32"), "use a /12 to /29"),
         (("init", "--master", "a=1.1.1.1", *RANGE, "--name", "a b"), "--name: 'a b' is neither"),
         (
             ("init", "--master", "a=1.1.1.1", *RANGE, "--domain", "x_y"),

@@ -1,5 +1,6 @@
 """What a host's disk gets before it boots."""
 
+import dataclasses
 import json
 import tomllib
 from ipaddress import IPv4Network
@@ -66,11 +67,11 @@ def test_repeating_it_changes_nothing(tmp_path: Path) -> None:
     """Not even a certificate, or every daemon would have to be restarted."""
     one = host(tmp_path, plane(THREE))
     one.provision()
-    one.seed(IPv4Network("10.1.255.0/24"))
+    one.begin()
     one.place_manifests()
     before = files(tmp_path)
     one.provision()
-    one.seed(IPv4Network("10.1.9.0/24"))
+    one.begin()
     one.place_manifests()
     assert files(tmp_path) == before
 
@@ -78,7 +79,7 @@ def test_repeating_it_changes_nothing(tmp_path: Path) -> None:
 def test_netd_comes_up_with_the_seed_as_after_a_reboot(tmp_path: Path) -> None:
     """Its own reader takes it for what it saved."""
     one = host(tmp_path, plane())
-    one.seed(IPv4Network("10.1.255.0/24"))
+    one.begin()
     state = load_state(tmp_path / "master1" / STATE_FILE.lstrip("/"))
     assert state.remembered == IPv4Network("10.1.255.0/24")
     config = saved_config(state)
@@ -108,6 +109,20 @@ def test_masters_keep_ordinary_pods_away_and_workers_do_not() -> None:
         assert settings["register-with-taints"] == [taint]
     made = plane()
     assert "register-with-taints" not in agents.nodeagent_settings(made, "node1", "1.2.3.4")
+
+
+def test_masters_begin_with_subnets_of_their_own_and_workers_with_none(tmp_path: Path) -> None:
+    """From the top of the network, of any size."""
+    made = plane(THREE)
+    assert [str(made.first_subnet(m)) for m in made.masters] == [
+        "10.1.255.0/24", "10.1.254.0/24", "10.1.253.0/24"
+    ]  # fmt: skip
+    small = dataclasses.replace(made, pods=IPv4Network("10.8.4.0/22"))
+    assert str(small.first_subnet(made.masters[2])) == "10.8.5.0/24"
+    worker = host(tmp_path, made, "node1", "198.18.0.11")
+    worker.begin()
+    worker.place_manifests()
+    assert not (tmp_path / "node1").exists()
 
 
 def test_settings_are_toml_whatever_is_in_them() -> None:
