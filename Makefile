@@ -47,10 +47,10 @@ kernel: venv ## private namespaces, real kernel, real etcd
 engine: venv ## a real Docker Engine
 	$(PYTEST) tests/engine $(ARGS)
 
-e2e: venv kubernetes ## a whole lab, and a real kube-apiserver
+e2e: venv kubernetes ## whole labs, and a real Kubernetes
 	$(PYTEST) tests/e2e $(ARGS)
 
-kubernetes: setup ## build Kubernetes' commands from Debian's source, once: 5 to 20 minutes
+kubernetes: setup ## build Kubernetes from Debian's source, once: 5 to 20 minutes
 	@lab/assets/kubernetes.sh kube-apiserver kube-controller-manager kube-scheduler kubectl
 
 bench: venv ## measure against a baseline in the same run
