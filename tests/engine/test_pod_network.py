@@ -161,7 +161,8 @@ def test_a_namespace_is_the_nodes_only_where_that_is_asked_for(
     assert inode("apart") != own
     assert (inode("apart") == inode("apart", "other")) == (namespace != "pid")
     if namespace == "pid":
-        names = pods.exec("shares", "main", "sh", "-c", "cat /proc/[0-9]*/comm")
+        # A process of the host may end between the list and its reading.
+        names = pods.exec("shares", "main", "sh", "-c", "cat /proc/[0-9]*/comm", check=False)
         assert "dockerd" in names.split()
     sandbox = pods.container("apart", SANDBOX)["HostConfig"]
     assert sandbox["NetworkMode"] != "host"
