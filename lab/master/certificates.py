@@ -47,6 +47,18 @@ KUBECONFIGS: Mapping[str, str] = {
 }
 """The users of a master whose certificates go into kubeconfigs: file name to common name."""
 
+NODE_KUBECONFIGS = ("nodeagent", "netd")
+"""The certificates of every host that go into kubeconfigs, by file name."""
+
+BESIDE_API = ("controller-manager", "scheduler")
+"""The users of a master that talk to the API server beside them.
+
+The administrator is none of them: that file is copied to where the administrator sits.
+"""
+
+NODE_AUTHORITIES = ("ca", "etcd/ca")
+"""The authorities whose certificates a host that is no master has to know."""
+
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
 _LONGEST = 64
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")

@@ -14,14 +14,20 @@ from urllib.parse import urlsplit
 from hostkit.files import write_atomic
 from lab.errors import LabError, UsageError
 from lab.master import certificates, planeflags
-from lab.master.certificates import KUBECONFIGS, USED_BY, Wanted
+from lab.master.certificates import (
+    BESIDE_API,
+    KUBECONFIGS,
+    NODE_AUTHORITIES,
+    NODE_KUBECONFIGS,
+    USED_BY,
+    Wanted,
+)
 from lab.master.kubeconfig import holder, kubeconfig, renewed
 from lab.master.pki import RENEW_DAYS, Expiry, Pair, Pki
 from lab.master.plane import API_PORT, Master
 from lab.output import Output, Sheet
 
 FOLDER = Path("/etc/kubernetes/pki")
-_NODE_KUBECONFIGS = ("nodeagent", "netd")
 # Below this many days the end of a CA is worth a word: nothing that it signs lasts longer.
 _SOON = 365
 _P = TypeVar("_P", bound=argparse.ArgumentParser)
@@ -130,9 +136,8 @@ def _init_master(
         home, folder = pki.folder.resolve().parent, pki.folder
     pairs = _issue(pki, plan, folder)
     for wanted in plan:
-        # A master's own components talk to the API server beside them.
-        local = wanted.name in KUBECONFIGS and wanted.name != "admin"
-        server = f"https://{'127.0.0.1' if local else master.address}:{API_PORT}"
+        address = "127.0.0.1" if wanted.name in BESIDE_API else master.address
+        server = f"https://{address}:{API_PORT}"
         _embed(pki, wanted, pairs[wanted.name], home, server)
     copy = f": copy what is in it to {master.name}:/etc/kubernetes" if target else ""
     _tell(output, master.name, pairs, f"{home}{copy}")
@@ -143,7 +148,7 @@ def _node(args: argparse.Namespace, pki: Pki, output: Output) -> int:
         _check_server(args.server)
     wanted = certificates.for_node(args.node, args.address)
     folder = args.output / "pki"
-    pki.copy_authorities(folder, ("ca", "etcd/ca"))
+    pki.copy_authorities(folder, NODE_AUTHORITIES)
     pairs = _issue(pki, wanted, folder)
     for one in wanted:
         _embed(pki, one, pairs[one.name], args.output, args.server)
@@ -256,7 +261,7 @@ def _issue(pki: Pki, wanted: Iterable[Wanted], folder: Path) -> dict[str, Pair]:
 
 def _embed(pki: Pki, wanted: Wanted, pair: Pair, home: Path, server: str) -> None:
     """Write the kubeconfig of *wanted* to *home*, if a daemon or user reads one."""
-    if wanted.name not in (*KUBECONFIGS, *_NODE_KUBECONFIGS):
+    if wanted.name not in (*KUBECONFIGS, *NODE_KUBECONFIGS):
         return
     path = home / f"{wanted.name}.conf"
     _check_free(path, wanted.common_name)

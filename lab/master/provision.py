@@ -12,7 +12,6 @@ settings, which are written again when their text changes.
 """
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -20,7 +19,7 @@ import msgspec
 from hostkit.files import write_atomic
 from lab.errors import LabError
 from lab.master import agents, certificates
-from lab.master.certificates import Wanted
+from lab.master.certificates import BESIDE_API, KUBECONFIGS, NODE_KUBECONFIGS, Wanted
 from lab.master.kubeconfig import kubeconfig
 from lab.master.manifests import KUBERNETES, PKI, manifests
 from lab.master.pki import Pair, Pki
@@ -54,11 +53,11 @@ class Host:
         master = self._master
         try:
             self._authorities()
-            self._users(certificates.for_node(self.name, self.address), _NODE_CONFS)
+            self._users(certificates.for_node(self.name, self.address))
             if master is not None:
                 for wanted in certificates.for_master(self._plane, master):
                     self._issue(wanted)
-                self._users(certificates.for_users(self._plane), _MASTER_CONFS)
+                self._users(certificates.for_users(self._plane))
         except OSError as error:
             raise LabError(f"{self.name} cannot be prepared: {error}") from error
 
@@ -91,36 +90,31 @@ class Host:
         master = self._master is not None
         self._pki.authorities()
         target = self._path(PKI)
-        names = certificates.AUTHORITIES if master else ("ca", "etcd/ca")
+        names = certificates.AUTHORITIES if master else certificates.NODE_AUTHORITIES
         self._pki.copy_authorities(target, names, keys=master)
 
     def _issue(self, wanted: Wanted) -> Pair:
         return self._pki.issue(wanted, self._path(PKI))
 
-    def _users(self, wanted: tuple[Wanted, ...], files: Mapping[str, str]) -> None:
-        """Issue certificates; those named in *files* go into a kubeconfig as well."""
+    def _users(self, wanted: tuple[Wanted, ...]) -> None:
+        """Issue certificates; some go into a kubeconfig as well."""
         for one in wanted:
             pair = self._issue(one)
-            if one.name in files:
+            if one.name in (*KUBECONFIGS, *NODE_KUBECONFIGS):
                 text = kubeconfig(
-                    self._server(files[one.name]),
+                    self._server(one.name),
                     one.common_name,
                     ca=self._pki.authority("ca"),
                     cert=pair.cert.read_bytes(),
                     key=pair.key.read_bytes(),
                 )
-                self._write(files[one.name], text.encode(), 0o600)
+                self._write(f"{KUBERNETES}/{one.name}.conf", text.encode(), 0o600)
 
-    def _server(self, file: str) -> str:
-        # A master's own components talk to the API server beside them; TLS also in --insecure.
-        # The administrator's file is copied to where the administrator sits.
-        local = file in _MASTER_CONFS.values() and file != _MASTER_CONFS["admin"]
-        address = "127.0.0.1" if local else self._nearest()
+    def _server(self, user: str) -> str:
+        # TLS also in --insecure.
+        nearest = self._master or self._plane.masters[0]
+        address = "127.0.0.1" if user in BESIDE_API else nearest.address
         return f"https://{address}:{API_PORT}"
-
-    def _nearest(self) -> str:
-        masters = self._plane.masters
-        return next((m for m in masters if m.name == self.name), masters[0]).address
 
     def _settings(self) -> None:
         netd = agents.netd_settings(self._plane, self.name)
@@ -133,16 +127,4 @@ class Host:
         return self._root / path.lstrip("/")
 
     def _write(self, path: str, data: bytes, mode: int) -> None:
-        target = self._path(path)
-        if target.exists() and target.read_bytes() == data:
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, data, mode=mode)
-
-
-_MASTER_CONFS = {
-    "admin": f"{KUBERNETES}/admin.conf",
-    "controller-manager": f"{KUBERNETES}/controller-manager.conf",
-    "scheduler": f"{KUBERNETES}/scheduler.conf",
-}
-_NODE_CONFS = {"nodeagent": agents.NODEAGENT_CONF, "netd": agents.NETD_CONF}
+        write_atomic(self._path(path), data, mode=mode)
