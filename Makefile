@@ -7,10 +7,10 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 ARGS   ?=
 
-.PHONY: help setup venv demo test check unit kernel engine e2e kubernetes bench bench-services bench-pods lock format clean
+.PHONY: help setup venv demo deb deb-reproducible lint-deb test check unit vagrant kernel engine e2e vms kubernetes bench bench-services bench-pods lock format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: ## install the Debian packages that are missing (root)
 	@packaging/setup.sh
@@ -30,7 +30,18 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: venv ## two hosts: pages over the overlay, and from behind a service
 	@$(BIN)/barenode lab demo $(ARGS)
 
-test: check unit kernel engine e2e ## every check and every test
+deb: ## build the Debian package into dist/
+	@packaging/setup.sh apt-packages-deb.txt
+	@packaging/deb.sh
+
+deb-reproducible: ## build it twice, each time differently, and compare
+	@packaging/setup.sh apt-packages-deb.txt
+	@packaging/reproducible.sh
+
+lint-deb: deb ## ask lintian about the package
+	@packaging/lint-deb.sh
+
+test: check unit vagrant lint-deb kernel engine e2e ## every check and every test
 
 check: venv ## types, lint, import directions
 	$(BIN)/ruff check .
@@ -39,7 +50,10 @@ check: venv ## types, lint, import directions
 	$(BIN)/lint-imports
 
 unit: venv ## no root, no network, seconds
-	$(PYTEST) tests/hostkit tests/netd tests/nodeagent tests/lab $(ARGS)
+	$(PYTEST) tests/hostkit tests/netd tests/nodeagent tests/lab tests/packaging $(ARGS)
+
+vagrant: venv ## the Vagrantfile, its settings and scripts
+	$(PYTEST) tests/vagrant $(ARGS)
 
 kernel: venv ## private namespaces, real kernel, real etcd
 	$(PYTEST) tests/kernel $(ARGS)
@@ -47,11 +61,15 @@ kernel: venv ## private namespaces, real kernel, real etcd
 engine: venv ## a real Docker Engine
 	$(PYTEST) tests/engine $(ARGS)
 
-e2e: venv kubernetes ## whole labs, and a real Kubernetes
+e2e: venv kubernetes deb ## whole labs, a real Kubernetes, the package on booted hosts
 	$(PYTEST) tests/e2e $(ARGS)
 
 kubernetes: setup ## build Kubernetes from Debian's source, once: 5 to 20 minutes
 	@lab/assets/kubernetes.sh kube-apiserver kube-controller-manager kube-scheduler kubectl
+
+vms: deb ## the package on emulated machines: half an hour, root
+	@packaging/setup.sh apt-packages-vms.txt
+	@vagrant/qemu/cluster.sh
 
 bench: venv ## measure against a baseline in the same run
 	$(BIN)/python -m bench $(ARGS)

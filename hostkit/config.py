@@ -1,4 +1,8 @@
-"""Layered settings: default < file < environment < flag, each value with where it came from.
+"""Layered settings: default < conf.d < file < environment < flag, each value with its origin.
+
+The file is the operator's. In the folder ``conf.d`` beside it programs leave settings of theirs,
+so that they never have to edit the file: its ``*.toml`` are read in the order of their names, a
+later one wins, and the file wins over all of them.
 
 Flags are accepted as Go programs accept them, because the programs that we replace are Go
 programs: ``-name value``, ``-name=value``, ``--name value``, ``--name=value``; a boolean flag
@@ -16,6 +20,9 @@ from typing import Any
 from hostkit.errors import HostkitError
 
 Parser = Callable[[str], Any]
+
+CONF_D = "conf.d"
+"""The folder of the weaker files, beside the file with settings."""
 
 
 class ConfigError(HostkitError):
@@ -247,8 +254,9 @@ def load(
 ) -> Settings:
     """Build the settings from all layers.
 
-    *env_prefixes* go from weak to strong. The option named *file_option* gives the file; a
-    missing file counts as empty unless it was asked for. Raises ConfigError.
+    *env_prefixes* go from weak to strong. The option named *file_option* gives the file and with
+    it the folder ``conf.d``; a missing file counts as empty unless it was asked for. Raises
+    ConfigError.
     """
     flags, arguments = parse_flags(options, argv)
     values: dict[str, Any] = {option.name: option.default for option in options}
@@ -269,13 +277,27 @@ def load(
 
     chosen = [value for name, _, value in layers if name == file_option]
     path = Path(chosen[-1] if chosen else values[file_option])
-    # An empty name stands for no file at all.
-    if chosen[-1:] != [""] and (chosen or _exists(path)):
-        for name, value in _from_file(options, path).items():
-            values[name], origins[name] = value, str(path)
+    # An empty name stands for no file at all, in conf.d neither.
+    if chosen[-1:] != [""]:
+        files = _fragments(path.parent / CONF_D)
+        files += [path] if chosen or _exists(path) else []
+        for one in files:
+            for name, value in _from_file(options, one).items():
+                values[name], origins[name] = value, str(one)
     for name, origin, value in layers:
         values[name], origins[name] = value, origin
     return Settings(values, origins, tuple(options), tuple(arguments))
+
+
+def _fragments(folder: Path) -> list[Path]:
+    """The ``*.toml`` of *folder* by name; none without the folder."""
+    try:
+        found = [one for one in folder.iterdir() if not one.name.startswith(".")]
+        return sorted(one for one in found if one.suffix == ".toml" and not one.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
 def _exists(path: Path) -> bool:

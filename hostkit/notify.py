@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 
@@ -45,6 +46,12 @@ class Notifier:
     def alive(self) -> None:
         """Feed the watchdog."""
         self.send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """Settings are read again; ``ready`` ends it. The time is for ``Type=notify-reload``,
+        systemd.service(5)."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self) -> None:
         """The service is going down on purpose."""

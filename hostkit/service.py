@@ -11,6 +11,8 @@ that its supervisor restarts it. HTTP answers on a Unix socket always and on TCP
 and whatever else the daemon adds as JSON views.
 
 Alive and ready differ: a daemon that waits for etcd is alive, not ready.
+
+At SIGHUP a ``Reload`` decides whether the service goes on or ends for its process to begin anew.
 """
 
 import asyncio
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 
 Check = Callable[[], str | None]
 """Returns None when all is well, else what is not."""
+
+AGAIN = -1
+"""What ``Service.run`` returns in place of an exit status when the process has to begin anew."""
 
 View = Callable[[Mapping[str, str]], Mapping[str, Any]]
 """From the query of a request to a document; raises ValueError for a query without sense."""
@@ -87,6 +92,8 @@ class Service:
         self._views: dict[str, View] = {}
         self._was_ready = False
         self._stop = asyncio.Event()
+        self._reload: Callable[[], bool] | None = None
+        self._again = False
 
     def add_live_check(self, name: str, check: Check) -> None:
         """Make /healthz and the watchdog depend on *check*."""
@@ -102,6 +109,10 @@ class Service:
         """Answer GET *path* with what *view* makes of the query, as JSON."""
         self._views[path] = view
 
+    def on_hang_up(self, reload: Callable[[], bool]) -> None:
+        """At SIGHUP ask *reload* whether the service has to begin anew."""
+        self._reload = reload
+
     def not_alive(self) -> list[str]:
         """What hangs."""
         return [f"{name}: {text}" for name, check in self._live.items() if (text := check())]
@@ -116,23 +127,30 @@ class Service:
 
     def stop(self) -> None:
         """End the service as a signal would."""
+        # Also one that ends to begin anew: SIGTERM must not be lost meanwhile.
+        self._again = False
         self._stop.set()
 
     async def run(self, workers: Mapping[str, Awaitable[None]]) -> int:
-        """Run *workers* until a signal (returns 0) or a worker's failure (returns 1)."""
+        """Run *workers* until a signal (returns 0) or a worker's failure (returns 1).
+
+        Returns AGAIN, with SIGHUP blocked, when SIGHUP brought settings to begin anew with.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        # Blocked, and perhaps pending, when the process was replaced by itself.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         runner = await self._serve()
         tasks = {asyncio.ensure_future(worker): name for name, worker in workers.items()}
         tasks[asyncio.create_task(self._watch())] = "service watch"
         stopper = asyncio.create_task(self._stopped())
         try:
             done, _ = await asyncio.wait({*tasks, stopper}, return_when=asyncio.FIRST_COMPLETED)
-            return self._verdict([(tasks[task], task) for task in done if task is not stopper])
+            status = self._verdict([(tasks[task], task) for task in done if task is not stopper])
         finally:
-            self._notifier.stopping()
+            self._say_end()
             for task in (*tasks, stopper):
                 task.cancel()
             await asyncio.gather(*tasks, stopper, return_exceptions=True)
@@ -140,12 +158,35 @@ class Service:
             if self._socket_path is not None:
                 with contextlib.suppress(OSError):
                     self._socket_path.unlink()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+            # Blocked is only this thread: the loop's others, which end with it, would still die.
+            if not self._again:
+                loop.remove_signal_handler(signal.SIGHUP)
+        return AGAIN if self._again and not status else status
+
+    def _say_end(self) -> None:
+        if not self._again:
+            self._notifier.stopping()
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        # The next feed comes from the process that begins anew.
+        if self._notifier.watchdog_interval:
+            self._notifier.alive()
 
     def _hang_up(self) -> None:
-        # Its default action would end the process.
-        log.info("settings are read at the start: restart %s to apply changed ones", self.name)
+        if self._reload is None:
+            # Its default action would end the process.
+            log.info("settings are read at the start: restart %s to apply changed ones", self.name)
+            return
+        if self._stop.is_set():
+            return
+        self._notifier.reloading()
+        if self._reload():
+            self._again = True
+            self._stop.set()
+        elif self._was_ready:
+            self._was_ready = self._notifier.ready()
 
     async def _stopped(self) -> None:
         await self._stop.wait()
@@ -169,7 +210,8 @@ class Service:
             else:
                 log.error("%s ended without being asked to", name)
         if not ended:
-            log.info("%s stops: what it programmed stays in place", self.name)
+            ends = "begins anew with other settings" if self._again else "stops"
+            log.info("%s %s: what it programmed stays in place", self.name, ends)
         return 1 if ended else 0
 
     async def _watch(self) -> None:

@@ -6,10 +6,11 @@ import shutil
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,7 +23,9 @@ from lab.demo import IMAGE, Demo, next_step
 from lab.errors import LabError, UsageError
 from lab.hyperkube import Hyperkube, HyperkubeSource
 from lab.images import ImageCache
+from lab.join import initcommand, joincommand, resetcommand, tokencommand
 from lab.kubernetes import Wish
+from lab.manual import command as manualcommand
 from lab.master import hostcommand, pkicommand
 from lab.model import EMBEDDED, KUBERNETES, NONE, LabSpec
 from lab.namespaces import Namespaces
@@ -34,6 +37,14 @@ from lab.store import Paths, Store
 
 INTERRUPTED = 130
 DEFAULT_NODES = 2
+
+_ON_THIS_HOST: dict[str, Callable[[Namespace, Output], Coroutine[Any, Any, int]]] = {
+    "init": initcommand.run,
+    "join": joincommand.run,
+    "reset": resetcommand.run,
+    "token": tokencommand.run,
+    "completion": manualcommand.run,
+}
 
 
 class Application:
@@ -280,6 +291,8 @@ def main() -> int:
             return pkicommand.run(args, output)
         if args.group == "host":
             return hostcommand.run(args, output)
+        if args.group in _ON_THIS_HOST:
+            return asyncio.run(_until_signalled(_ON_THIS_HOST[args.group](args, output)))
         if args.group == "lab":
             host.require_root(os.geteuid())
         images = ImageCache(runner, paths.cache)

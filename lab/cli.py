@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lab.join import initcommand, joincommand, resetcommand, tokencommand
+from lab.manual import command as manualcommand
 from lab.master import hostcommand, pkicommand
 from lab.model import EMBEDDED, KUBERNETES, NONE
 from lab.plan import suggest
@@ -172,6 +174,8 @@ def build_parser(version: str) -> Parser:
     commands = lab.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_life(commands)
     _add_use(commands)
+    for command in (initcommand, joincommand, resetcommand, tokencommand):
+        command.add_arguments(groups, _EPILOG)
     hostcommand.add_arguments(groups, _EPILOG)
     pkicommand.add_arguments(groups, _EPILOG)
     image = groups.add_parser("image", help="images made here, without a registry")
@@ -182,6 +186,7 @@ def build_parser(version: str) -> Parser:
         "--kube-bin-dir", default="", metavar="DIR", help="Kubernetes' commands for hyperkube"
     )
     build.add_argument("-o", "--output", metavar="FILE", required=True)
+    manualcommand.add_arguments(groups, _EPILOG)
     return parser
 
 

@@ -79,9 +79,16 @@ def _administrator(paths: Paths, plane: Plane, lab: str) -> None:
 
 
 def renew(paths: Paths, spec: LabSpec) -> None:
-    """Renew what has nearly ended: a lab can have been kept for a year."""
+    """Renew what has nearly ended: a lab can have been kept for a year.
+
+    Hosts that an earlier version prepared are prepared again.
+    """
     for host in _hosts(paths, spec).values():
-        host.certify()
+        if host.prepared:
+            host.certify()
+        else:
+            host.provision()
+            host.place_manifests()
     if spec.plane is not None:
         _administrator(paths, spec.plane, spec.name)
 

@@ -33,6 +33,7 @@ PERSISTENT_NODE = (
     "/var/lib/containerd",
     "/var/lib/docker",
     "/var/lib/etcd",
+    "/var/lib/etcd-network",
     "/var/lib/kubelet",
     "/var/lib/netd",
     "/var/local",

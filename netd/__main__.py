@@ -26,7 +26,7 @@ from hostkit.cli import (
     print_steps,
     say,
 )
-from hostkit.config import ConfigError, Settings, nearest, usage
+from hostkit.config import ConfigError, Settings, nearest, parse_flags, usage
 from netd.config import OPTIONS, Halves, halves_to_clean, halves_to_run, load_settings
 from netd.control import NotRunningError, ask_explain, ask_status
 
@@ -44,13 +44,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the netd command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        settings = load_settings(arguments, os.environ)
+        settings = _load(arguments)
         command = _command(settings)
     except ConfigError as error:
         say(f"netd: {error}")
         say("netd: 'netd help' lists commands and flags")
         return EXIT_USAGE
-    return guarded("netd", lambda: _dispatch(command, settings))
+    return guarded("netd", lambda: _dispatch(command, settings, arguments))
+
+
+def _load(arguments: Sequence[str]) -> Settings:
+    """The settings. What is wrong with files on disk, which a running netd may not have
+    taken, must not keep it from telling: ``status`` does without them."""
+    try:
+        return load_settings(arguments, os.environ)
+    except ConfigError as error:
+        if parse_flags(OPTIONS, arguments)[1] != ["status"]:
+            raise
+        settings = load_settings([*arguments, "--config="], os.environ)
+        say(f"netd: {error}; asking without any file")
+        return settings
 
 
 def _command(settings: Settings) -> str:
@@ -68,7 +81,7 @@ def _command(settings: Settings) -> str:
     return "cleanup"
 
 
-def _dispatch(command: str, settings: Settings) -> int:
+def _dispatch(command: str, settings: Settings, argv: Sequence[str]) -> int:
     if settings["help"] or settings["h"] or command == "help":
         answer(_help())
         return EXIT_OK
@@ -88,7 +101,7 @@ def _dispatch(command: str, settings: Settings) -> int:
         say(f"netd: {command} needs root: it programs links, routes and iptables")
         return EXIT_FAILED
     logs.setup(settings["v"])
-    return _run(settings) if command == "run" else _cleanup(settings)
+    return _run(settings, argv) if command == "run" else _cleanup(settings)
 
 
 def _help() -> str:
@@ -96,8 +109,9 @@ def _help() -> str:
     return (
         "usage: netd [COMMAND] [FLAGS]\n\n"
         f"{commands}\n\n"
-        "Settings come from, weak to strong: defaults, the file, the environment (FLANNELD_NAME,\n"
-        "then NETD_NAME), flags. A flag is written -name or --name.\n\n"
+        "Settings come from, weak to strong: defaults, conf.d/*.toml beside the file, the file,\n"
+        "the environment (FLANNELD_NAME, then NETD_NAME), flags. A flag is written -name or\n"
+        "--name.\n\n"
         f"{usage(OPTIONS)}\n\n"
         "exit status: 0 done, 1 failed, or nothing would answer (explain),\n"
         "             2 wrong usage or setting, 3 netd is not running,\n"
@@ -105,19 +119,31 @@ def _help() -> str:
     )
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, argv: Sequence[str]) -> int:
     # Heavy imports only where the daemon starts: status and help answer at once.
     from hostkit.command import SubprocessRunner  # noqa: PLC0415
+    from hostkit.reload import Reload, begin_anew  # noqa: PLC0415
+    from hostkit.service import AGAIN  # noqa: PLC0415
     from netd.app import NetdApp  # noqa: PLC0415
+    from netd.namedfiles import named_files  # noqa: PLC0415
 
     with ExitStack() as held:
         if not _hold(settings, halves_to_run(settings), held):
             return EXIT_FAILED
 
-        async def serve() -> int:
-            return await NetdApp(settings, SubprocessRunner()).run()
+        def reread() -> Settings:
+            return load_settings(argv, os.environ)
 
-        return asyncio.run(serve())
+        async def serve() -> int:
+            app = NetdApp(settings, SubprocessRunner())
+            reload = Reload(
+                settings, reread, app.problems, files=named_files, file=settings["config"]
+            )
+            app.service.on_hang_up(reload)
+            return await app.run()
+
+        status = asyncio.run(serve())
+        return begin_anew() if status == AGAIN else status
 
 
 def _hold(settings: Settings, halves: Halves, held: ExitStack) -> bool:
@@ -168,7 +194,6 @@ def _cleanup(settings: Settings) -> int:
         if not _hold(settings, halves_to_clean(settings), held):
             return EXIT_FAILED
         steps = asyncio.run(Cleanup(settings, SubprocessRunner()).run())
-    (Path(settings["run-dir"]) / "netd.lock").unlink(missing_ok=True)
     return print_steps(steps, as_json=settings["json"])
 
 

@@ -103,7 +103,7 @@ class NetdApp:
         return service
 
     async def run(self) -> int:
-        """Run until a signal; returns the exit status."""
+        """Run until a signal; returns the exit status, or hostkit.service.AGAIN."""
         for note in notes(self.settings):
             log.info("%s", note)
         halves: dict[str, Half] = {}

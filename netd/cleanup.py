@@ -6,8 +6,9 @@ Each step stands alone: one that fails is named, the others are done all the sam
 """
 
 import contextlib
+import glob
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -23,7 +24,8 @@ from netd.config import etcd_config, halves_to_clean
 from netd.identity import expected_vni, last_subnet, saved_config
 from netd.iptables.errors import HiddenTable
 from netd.iptables.flannel import forward, masquerade
-from netd.iptables.table import VARIANTS, Tables, remove_all
+from netd.iptables.leftovers import drop_table, unused_tables
+from netd.iptables.table import DEADLINE, VARIANTS, Tables, remove_all
 from netd.leases.model import LEASE_TTL, Lease
 from netd.leases.peers import interpret
 from netd.leases.store import LeaseStore
@@ -32,8 +34,12 @@ from netd.overlay.manager import Overlay
 from netd.overlay.model import device_name
 from netd.services.names import CANARY, PREFIXES
 from netd.state import State, load_state
+from netd.sysctls import NEEDED
 
 log = logging.getLogger(__name__)
+
+OURS = frozenset({"filter", "nat"})
+"""The tables that netd writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,18 @@ class Step:
 
 class Cleanup:
     """Takes netd's traces away, guided by the saved state and the files it left; raises
-    ConfigError when both halves are switched off."""
+    ConfigError when both halves are switched off. *drop* removes an empty table of nf_tables."""
 
-    def __init__(self, settings: Settings, runner: Runner) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        runner: Runner,
+        *,
+        drop: Callable[[str, Sequence[str]], bool] = drop_table,
+    ) -> None:
         self._settings = settings
         self._runner = runner
+        self._drop = drop
         self._halves = halves_to_clean(settings)
         self._state_path = Path(settings["state-dir"]) / "state.json"
         self._state: State = load_state(self._state_path)
@@ -72,6 +85,7 @@ class Cleanup:
         steps = overlay if self._halves.overlay else []
         if self._halves.services:
             steps = [("services", self._services), *steps]
+        steps = [*steps, ("tables", self._empty_tables), ("run files", self._run_files)]
         done: list[Step] = []
         for what, work in steps:
             try:
@@ -79,6 +93,8 @@ class Cleanup:
             except (HostkitError, OSError) as error:
                 done.append(Step(what, str(error), ok=False))
                 self._failed.add(what)
+        stay = ", ".join(NEEDED)
+        done.append(Step("sysctls", f"stay as they are, others need them too: {stay}"))
         return done
 
     async def _lease(self) -> str:
@@ -143,6 +159,13 @@ class Cleanup:
                 await _only_if_ours(tables, [CANARY], error)
         return f"{len(gone)} chains and jumps removed" if gone else "nothing of ours"
 
+    async def _empty_tables(self) -> str:
+        """What iptables-nft leaves of a table; one with anything in it stays."""
+        saved = await self._runner.run(["iptables-nft-save"], timeout=DEADLINE)
+        unused = unused_tables(saved.stdout)
+        gone = [name for name in sorted(unused.keys() & OURS) if self._drop(name, unused[name])]
+        return f"{', '.join(gone)} removed, for nothing was in them" if gone else "none is empty"
+
     async def _bridge(self) -> str:
         name = self._settings["bridge"]
         if name == "none":
@@ -159,13 +182,33 @@ class Cleanup:
         if not self._failed:
             # What could not be removed is known from these only: the next try needs them.
             names += [settings["subnet-file"], str(self._state_path)]
-        gone = [name for name in names if name and remove(Path(name))]
+        paths = [Path(name) for name in names if name]
+        own = [path.parent for path in paths if str(path) != settings["docker-env-file"]]
+        gone = _remove(paths, own)
         if settings["docker-drop-in"] in gone:
             await self._runner.run(["systemctl", "daemon-reload"], check=False)
-        for folder in (self._state_path.parent, Path(settings["subnet-file"]).parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
         return ", ".join(gone) + " removed" if gone else "none"
+
+    async def _run_files(self) -> str:
+        folder = Path(self._settings["run-dir"])
+        gone = _remove([folder / name for name in ("netd.sock", "netd.lock")], [folder])
+        return ", ".join(gone) + " removed" if gone else "none"
+
+
+def _remove(paths: Iterable[Path], folders: Iterable[Path]) -> list[str]:
+    """Remove files, with what a netd that was killed left of writing them, and then those of
+    *folders* that are empty; the names of the files that were there."""
+    gone = []
+    for path in paths:
+        if remove(path):
+            gone.append(str(path))
+        for part in path.parent.glob(f".{glob.escape(path.name)}.*"):
+            remove(part)
+    for folder in folders:
+        # What others put there stays.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return gone
 
 
 async def _only_if_ours(tables: Tables, chains: Iterable[str], error: HiddenTable) -> None:
@@ -175,13 +218,12 @@ async def _only_if_ours(tables: Tables, chains: Iterable[str], error: HiddenTabl
             raise error
 
 
-def _tables(variant: str) -> set[str]:
+def _tables(variant: str) -> frozenset[str]:
     """Those of our tables that exist: only to look at a legacy table makes the kernel make it."""
-    ours = {"filter", "nat"}
     if variant != "legacy":
-        return ours
+        return OURS
     try:
         names = Path("/proc/net/ip_tables_names").read_text(encoding="ascii")
     except OSError:
-        return set()
-    return ours & set(names.split())
+        return frozenset()
+    return OURS & set(names.split())

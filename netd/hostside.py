@@ -7,18 +7,25 @@ every ten seconds.
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
 
 from hostkit.command import CommandError, Runner
 from hostkit.config import Settings
-from hostkit.files import write_atomic
+from hostkit.files import remove, write_atomic
 from hostkit.problems import Problems
 from hostkit.reconcile import Reconciler
 from netd.bridge.apply import bridges_with, ensure
-from netd.bridge.options import Facts, docker_env, drop_in, subnet_env
+from netd.bridge.options import (
+    DROP_IN_MARK,
+    Facts,
+    docker_env,
+    drop_in,
+    is_enough,
+    subnet_env,
+)
 from netd.bridge.plan import Bridge, Steps, Wanted
 from netd.errors import BridgeError
 from netd.netlink.messages import RTMGRP_IPV4_IFADDR, RTMGRP_LINK
@@ -42,6 +49,23 @@ UNIT_PATHS = (
     Path("/usr/lib/systemd/system/docker.service"),
 )
 
+STATIC_DROP_INS = (
+    Path("/etc/systemd/system/docker.service.d/50-netd.conf"),
+    Path("/usr/lib/systemd/system/docker.service.d/50-netd.conf"),
+    Path("/lib/systemd/system/docker.service.d/50-netd.conf"),
+)
+"""Drop-ins of the same name by others: systemd takes /etc's before /run's before those below
+/usr (systemd.unit(5))."""
+
+
+@dataclass(frozen=True, slots=True)
+class Systemd:
+    """Where systemd has its files; *booted* is there where it runs the host, sd_booted(3)."""
+
+    booted: Path = Path("/run/systemd/system")
+    docker_units: tuple[Path, ...] = UNIT_PATHS
+    static_drop_ins: tuple[Path, ...] = STATIC_DROP_INS
+
 
 @dataclass(frozen=True, slots=True)
 class Paths:
@@ -52,6 +76,7 @@ class Paths:
     docker_env: Path
     drop_in: Path | None
     docker_socket: Path
+    systemd: Systemd = Systemd()
 
 
 class HostSide:
@@ -175,13 +200,19 @@ class HostSide:
                 log.info("wrote %s", path)
 
     async def _write_drop_in(self) -> None:
+        """Have dockerd read its options, by a drop-in of our own only where no other does it."""
         path = self._paths.drop_in
-        # Only where systemd runs this host, sd_booted(3).
-        if path is None or not await asyncio.to_thread(Path("/run/systemd/system").is_dir):
+        if path is None:
             return
-        text = drop_in(str(self._paths.docker_env), await asyncio.to_thread(_docker_unit))
-        if write_atomic(path, text):
-            log.info("wrote %s", path)
+        text = await asyncio.to_thread(_wanted_drop_in, self._paths)
+        if text is None:
+            return
+        if text:
+            changed, did = write_atomic(path, text), "wrote"
+        else:
+            changed, did = _is_ours(path) and remove(path), "removed"
+        if changed:
+            log.info("%s %s", did, path)
             await self._runner.run(["systemctl", "daemon-reload"], check=False)
 
     async def _ensure_bridge(self, facts: Facts) -> None:
@@ -238,10 +269,30 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def _docker_unit() -> str:
-    for path in UNIT_PATHS:
+def _wanted_drop_in(paths: Paths) -> str | None:
+    """Our own drop-in, "" where another is enough, None where systemd does not run the host."""
+    systemd = paths.systemd
+    if not systemd.booted.is_dir():
+        return None
+    unit = _first_of(systemd.docker_units)
+    env_file = str(paths.docker_env)
+    if is_enough(_first_of(systemd.static_drop_ins), env_file, unit):
+        return ""
+    return drop_in(env_file, unit)
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return path.read_text(encoding="utf-8").startswith(DROP_IN_MARK)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _first_of(paths: Iterable[Path]) -> str:
+    """The content of the first of *paths* that can be read, "" for none."""
+    for path in paths:
         try:
-            return path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
     return ""

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from hostkit.cli import (
     print_steps,
     say,
 )
-from hostkit.config import ConfigError, Settings, nearest, usage
+from hostkit.config import ConfigError, Settings, nearest, parse_flags, usage
 from nodeagent.config import OPTIONS, docker_socket, load_settings, sources
 from nodeagent.control import NotRunningError, ask_status, control_socket
 
@@ -44,13 +44,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the nodeagent command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        settings = load_settings(arguments, os.environ)
+        settings = _load(arguments)
         command = _command(settings)
     except ConfigError as error:
         say(f"nodeagent: {error}")
         say("nodeagent: 'nodeagent help' lists commands and flags")
         return EXIT_USAGE
-    return guarded("nodeagent", lambda: _dispatch(command, settings))
+    return guarded("nodeagent", lambda: _dispatch(command, settings, arguments))
+
+
+def _load(arguments: Sequence[str]) -> Settings:
+    """The settings. What is wrong with files on disk, which a running nodeagent may not have
+    taken, must not keep it from telling: ``status`` does without them."""
+    try:
+        return load_settings(arguments, os.environ)
+    except ConfigError as error:
+        if parse_flags(OPTIONS, arguments)[1] != ["status"]:
+            raise
+        settings = load_settings([*arguments, "--settings="], os.environ)
+        say(f"nodeagent: {error}; asking without any file")
+        return settings
 
 
 def _command(settings: Settings) -> str:
@@ -62,7 +75,7 @@ def _command(settings: Settings) -> str:
     return command
 
 
-def _dispatch(command: str, settings: Settings) -> int:
+def _dispatch(command: str, settings: Settings, argv: Sequence[str]) -> int:
     if settings["help"] or settings["h"] or command == "help":
         answer(_help())
         return EXIT_OK
@@ -79,7 +92,7 @@ def _dispatch(command: str, settings: Settings) -> int:
         say(f"nodeagent: {command} needs root: it mounts volumes and makes cgroups")
         return EXIT_FAILED
     logs.setup(settings["v"])
-    return _run(settings) if command == "run" else _cleanup(settings)
+    return _run(settings, argv) if command == "run" else _cleanup(settings)
 
 
 def _help() -> str:
@@ -87,27 +100,40 @@ def _help() -> str:
     return (
         "usage: nodeagent [COMMAND] [FLAGS]\n\n"
         f"{commands}\n\n"
-        "Settings come from, weak to strong: defaults, the file, the environment (KUBELET_PORT,\n"
-        "then NODEAGENT_PORT), flags. A flag is written -name or --name. Other flags of the\n"
-        "kubelet are taken where they ask for nothing that is not done.\n\n"
+        "Settings come from, weak to strong: defaults, conf.d/*.toml beside the file, the file,\n"
+        "the environment (KUBELET_PORT, then NODEAGENT_PORT), flags. A flag is written -name or\n"
+        "--name. Other flags of the kubelet are taken where they ask for nothing that is not\n"
+        "done.\n\n"
         f"{usage(OPTIONS)}\n\n"
         "exit status: 0 done, 1 failed, 2 wrong usage or setting,\n"
         "             3 nodeagent is not running, 4 nodeagent runs but is not ready (status)"
     )
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, argv: Sequence[str]) -> int:
     with ExitStack() as held:
         if not _hold(settings, held):
             return EXIT_FAILED
         # Heavy imports only where the daemon starts: status and help answer at once.
         from hostkit.command import SubprocessRunner  # noqa: PLC0415
+        from hostkit.reload import Reload, begin_anew  # noqa: PLC0415
+        from hostkit.service import AGAIN  # noqa: PLC0415
         from nodeagent.app import NodeAgentApp  # noqa: PLC0415
+        from nodeagent.namedfiles import named_files  # noqa: PLC0415
+
+        def reread() -> Settings:
+            return load_settings(argv, os.environ)
 
         async def serve() -> int:
-            return await NodeAgentApp(settings, SubprocessRunner()).run()
+            app = NodeAgentApp(settings, SubprocessRunner())
+            reload = Reload(
+                settings, reread, app.problems, files=named_files, file=settings["settings"]
+            )
+            app.service.on_hang_up(reload)
+            return await app.run()
 
-        return asyncio.run(serve())
+        status = asyncio.run(serve())
+        return begin_anew() if status == AGAIN else status
 
 
 def _hold(settings: Settings, held: ExitStack) -> bool:
@@ -151,10 +177,6 @@ def _cleanup(settings: Settings) -> int:
         from nodeagent.cleanup import cleanup_for  # noqa: PLC0415
 
         steps = asyncio.run(cleanup_for(settings, SubprocessRunner()))
-    folder = Path(settings["run-dir"])
-    (folder / "nodeagent.lock").unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
     return print_steps(steps, as_json=settings["json"])
 
 

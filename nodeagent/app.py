@@ -192,7 +192,7 @@ class NodeAgentApp:
     # --- the loops ---
 
     async def run(self) -> int:
-        """Run until a signal; returns the exit status."""
+        """Run until a signal; returns the exit status, or hostkit.service.AGAIN."""
         for note in kubeletflags.notes(self.settings):
             log.info("%s", note)
         workers = {

@@ -6,6 +6,8 @@ by somebody, and deleting it moves its pods.
 """
 
 import contextlib
+import glob
+import shutil
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
@@ -21,7 +23,7 @@ from hostkit.problems import Problems
 from nodeagent.api.objects import NoObjects
 from nodeagent.config import cert_dir, docker_socket, node_name
 from nodeagent.control import control_socket
-from nodeagent.docker.api import Engine, EngineInfo
+from nodeagent.docker.api import EngineInfo, Entry, Image
 from nodeagent.docker.engine import DockerEngine
 from nodeagent.docker.labels import TYPE
 from nodeagent.docker.pause import PAUSE
@@ -30,6 +32,9 @@ from nodeagent.node.cgroups import PodCgroups
 from nodeagent.pods.host import Host
 from nodeagent.pods.model import Pod
 from nodeagent.volumes.volumes import Volumes
+
+STATIC_PODS = "static-pods.json"
+"""The memory of static pods in the root folder."""
 
 _SHOWN = 3
 
@@ -55,6 +60,58 @@ class Files(Protocol):
         ...
 
 
+class Containers(Protocol):
+    """The part of Engine that is used here."""
+
+    async def info(self) -> EngineInfo:
+        """Facts of the engine."""
+        ...
+
+    async def containers(self) -> list[Entry]:
+        """All containers of ours."""
+        ...
+
+    async def remove(self, container: str) -> None:
+        """Remove a container, whatever it does."""
+        ...
+
+    async def image(self, reference: str) -> Image | None:
+        """The image, None when it is not there."""
+        ...
+
+    async def remove_image(self, image: str) -> None:
+        """Remove an image; raises EngineConflict while a container uses it."""
+        ...
+
+
+class NoDocker:
+    """A host from which Docker was removed, and with it all containers."""
+
+    def __init__(self, cgroup_root: Path = Path("/sys/fs/cgroup")) -> None:
+        self._v2 = (cgroup_root / "cgroup.controllers").exists()
+
+    async def info(self) -> EngineInfo:
+        """What dockerd chooses where it is told nothing: the groups are still its."""
+        return EngineInfo("", "", "systemd", "2") if self._v2 else EngineInfo("", "")
+
+    async def containers(self) -> list[Entry]:
+        """None."""
+        return []
+
+    async def remove(self, container: str) -> None:
+        """Nothing to remove."""
+
+    async def image(self, reference: str) -> Image | None:
+        """None."""
+        return None
+
+    async def remove_image(self, image: str) -> None:
+        """Nothing to remove."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
 class Groups(Protocol):
     """The part of PodCgroups that is used here."""
 
@@ -70,7 +127,7 @@ class Cleanup:
     def __init__(
         self,
         settings: Settings,
-        engine: Engine,
+        engine: Containers,
         files: Files,
         groups: Callable[[EngineInfo], Groups],
         *,
@@ -162,12 +219,19 @@ class Cleanup:
 
     async def _run_files(self) -> str:
         settings, certificates = self._settings, cert_dir(self._settings)
-        names = [control_socket(settings["run-dir"])]
+        root, run = Path(settings["root-dir"]), Path(settings["run-dir"])
+        names = [control_socket(settings["run-dir"]), run / "nodeagent.lock"]
         if not settings["tls-cert-file"]:
             names += [certificates / "kubelet.crt", certificates / "kubelet.key"]
+        if self._gone:
+            # While containers are left it tells the next nodeagent whose they are.
+            names.append(root / STATIC_PODS)
         gone = [str(name) for name in names if remove(name)]
-        root = Path(settings["root-dir"])
-        for folder in (certificates, root / "pods", root / "plugins", root):
+        for name in (*names, root / STATIC_PODS):
+            # What one that was killed left of writing it.
+            for part in name.parent.glob(f".{glob.escape(name.name)}.*"):
+                remove(part)
+        for folder in (certificates, root / "pods", root / "plugins", root, run):
             # What others put there stays.
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -216,9 +280,15 @@ async def cleanup_for(settings: Settings, runner: Runner) -> list[Step]:
         there = replace(host, cgroup_driver=info.cgroup_driver, cgroups_v2=v2)
         return PodCgroups(there, runner, Problems())
 
-    engine = DockerEngine(f"unix://{docker_socket(settings)}", metrics=Metrics("kubelet"))
+    engine = _engine(docker_socket(settings))
     volumes = Volumes(host, NoObjects(), _Silent(), runner, clock=time.monotonic)
     try:
         return await Cleanup(settings, engine, volumes, groups).run()
     finally:
         await engine.close()
+
+
+def _engine(socket: Path) -> DockerEngine | NoDocker:
+    if socket.exists() or shutil.which("dockerd"):
+        return DockerEngine(f"unix://{socket}", metrics=Metrics("kubelet"))
+    return NoDocker()

@@ -1,12 +1,27 @@
 #!/bin/sh
-# Installs the Debian packages that the lab, the tests and the benchmarks need.
+# setup.sh [LIST]: installs the Debian packages in LIST beside this script, or those
+# that the lab, the tests and the benchmarks need (apt-packages.txt).
 # Whatever is already present is left alone, and no service is started: a dockerd
 # or etcd started by its package would change the rules and ports of this machine.
 set -eu
 
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+here=$(CDPATH="" cd -- "$(dirname -- "$0")" && pwd)
+
+list=$here/${1:-apt-packages.txt}
 
 say() { printf '%s\n' "$*" >&2; }
+
+missing=
+while read -r package proof _; do
+    case $package in '' | '#'*) continue ;; esac
+    case $proof in
+        /*) [ -e "$proof" ] || missing="$missing $package" ;;
+        *) command -v "$proof" >/dev/null 2>&1 || missing="$missing $package" ;;
+    esac
+done <"$list"
+
+# Building a package needs neither root nor Debian 12 once its tools are there.
+[ "$#" -eq 0 ] || [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
     say "barenode set-up needs root: it installs packages and makes network namespaces. Run it as root (sudo make ...)."
@@ -21,15 +36,6 @@ if [ "$id" != debian ] || [ "$version" != 12 ]; then
     say "barenode set-up installs Debian 12 packages and this is $id $version: nothing was changed. Use a Debian 12 machine."
     exit 1
 fi
-
-missing=
-while read -r package proof _; do
-    case $package in '' | '#'*) continue ;; esac
-    case $proof in
-        /*) [ -e "$proof" ] || missing="$missing $package" ;;
-        *) command -v "$proof" >/dev/null 2>&1 || missing="$missing $package" ;;
-    esac
-done <"$here/apt-packages.txt"
 
 [ -n "$missing" ] || exit 0
 

@@ -6,7 +6,9 @@ because only then must a write not be repeated blindly.
 
 import asyncio
 import io
+import logging
 import os
+import ssl
 from http import HTTPStatus
 
 import aiohttp
@@ -18,11 +20,14 @@ from hostkit.etcd.errors import (
     EndpointFault,
     EtcdApiError,
     EtcdAuthError,
+    EtcdConfigError,
     EtcdError,
     EtcdTlsError,
     EtcdVersionError,
 )
 from hostkit.sockets import host_is_silent, wary_socket
+
+log = logging.getLogger(__name__)
 
 CANCELLED, UNKNOWN, INVALID, DEADLINE, NOT_FOUND = 1, 2, 3, 4, 5
 DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 7, 8, 14, 16
@@ -64,7 +69,9 @@ class Transport:
     def __init__(self, config: EtcdConfig) -> None:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
+        self._files = tls.stamps(config)
         self._ssl = tls.make_context(config) if config.tls else None
+        self._told = ""
 
     async def post(
         self, endpoint: str, path: str, body: bytes, *, token: str, timeout: float
@@ -102,8 +109,28 @@ class Transport:
         return Stream(endpoint, response, self._config)
 
     def reload(self) -> None:
-        """Read the certificate files again before the next new connection."""
-        self._ssl = None
+        """Read the certificate files again before the next request, whatever they look like."""
+        self._files = ()
+
+    def _context(self) -> ssl.SSLContext | bool:
+        """The TLS context for the files as they are now.
+
+        Files that cannot be used (half of a renewed pair, or gone for a moment) leave what was
+        read before in force, and are tried again at the next request.
+        """
+        if self._ssl is None:
+            return True
+        files = tls.stamps(self._config)
+        if files != self._files:
+            try:
+                self._ssl = tls.make_context(self._config)
+            except EtcdConfigError as error:
+                if str(error) != self._told:
+                    self._told = str(error)
+                    log.warning("keeping the certificates read before: %s", error)
+            else:
+                self._files, self._told = files, ""
+        return self._ssl
 
     async def close(self) -> None:
         """Close all connections."""
@@ -130,15 +157,13 @@ class Transport:
             headers["Authorization"] = token
         # Connecting gets a shorter deadline than the call: a write that fails in it was not sent.
         limits = aiohttp.ClientTimeout(total=None, connect=timeout * 0.5)
-        if self._config.tls and self._ssl is None:
-            self._ssl = tls.make_context(self._config)
         return await self._opened().post(
             f"{endpoint}/v3/{path}",
             # aiohttp warns about plain bytes from 1 MiB on; etcd takes 1.5 MiB.
             data=body if len(body) < 2**20 else io.BytesIO(body),
             headers=headers,
             timeout=limits,
-            ssl=self._ssl or True,
+            ssl=self._context(),
             allow_redirects=False,
         )
 

@@ -10,12 +10,17 @@ from collections.abc import Mapping, Sequence
 from lab.master.manifests import KUBERNETES, PKI
 from lab.master.plane import Plane, Version
 
-NETD_FILE = "/etc/netd/netd.toml"
-NODEAGENT_FILE = "/etc/nodeagent/nodeagent.toml"
+NETD_FILE = "/etc/netd/conf.d/50-cluster.toml"
+NODEAGENT_FILE = "/etc/nodeagent/conf.d/50-cluster.toml"
+"""The cluster's settings: weaker than those of the operator, in the file above each folder."""
+FILES_OF_OLD = ("/etc/netd/netd.toml", "/etc/nodeagent/nodeagent.toml")
+"""Where these settings were while nobody else had any; those files are the operator's now."""
 NETWORK_FILE = "/etc/netd/network.json"
 MANIFESTS = f"{KUBERNETES}/manifests"
 NODEAGENT_CONF = f"{KUBERNETES}/nodeagent.conf"
 NETD_CONF = f"{KUBERNETES}/netd.conf"
+NODE_PAIR = f"{PKI}/node"
+"""The certificate and key, without suffix, that a joined host got by a request of its own."""
 
 MASTER_TAINT = "node-role.kubernetes.io/control-plane=:NoSchedule"
 MASTER_TAINT_OF_OLD = "node-role.kubernetes.io/master=:NoSchedule"
@@ -23,31 +28,45 @@ MASTER_TAINT_OF_OLD = "node-role.kubernetes.io/master=:NoSchedule"
 master would keep them all away."""
 _TAINT_RENAMED = Version(1, 24)
 
+HEAD = "# made by barenode"
+"""The first line of every file of settings that is made here."""
+
 Value = str | bool | Sequence[str]
 
 
-def netd_settings(plane: Plane, name: str) -> dict[str, Value]:
-    """netd's settings on the host *name*, master or not."""
+def netd_settings(
+    plane: Plane, name: str, address: str, *, joined: bool = False
+) -> dict[str, Value]:
+    """netd's settings on the host *name* with *address*, master or not.
+
+    *joined*: the host got its credential by a request of its own, so that netd is the node to API
+    and etcd; otherwise it was given certificates, and netd has one of its own.
+    """
+    pair, kubeconfig = (NODE_PAIR, NODEAGENT_CONF) if joined else (f"{PKI}/netd", NETD_CONF)
     settings: dict[str, Value] = {
-        "etcd-endpoints": plane.etcd_urls(first=name),
+        "etcd-endpoints": plane.network_etcd_urls(first=name),
         "net-config-path": NETWORK_FILE,
         "master": plane.api_urls(first=name),
         "cluster-cidr": str(plane.pods),
         "hostname-override": name,
+        "public-ip": address,
         "ip-masq": True,
     }
     if not plane.insecure:
         settings |= {
-            "etcd-cafile": f"{PKI}/etcd/ca.crt",
-            "etcd-certfile": f"{PKI}/etcd/netd.crt",
-            "etcd-keyfile": f"{PKI}/etcd/netd.key",
-            "kubeconfig": NETD_CONF,
+            "etcd-cafile": f"{PKI}/ca.crt",
+            "etcd-certfile": f"{pair}.crt",
+            "etcd-keyfile": f"{pair}.key",
+            "kubeconfig": kubeconfig,
         }
     return settings
 
 
 def nodeagent_settings(plane: Plane, name: str, address: str) -> dict[str, Value]:
-    """nodeagent's settings on the host *name* with *address*, master or not."""
+    """nodeagent's settings on the host *name* with *address*, master or not, joined or prepared.
+
+    Where its credential comes from is the kubeconfig's business.
+    """
     settings: dict[str, Value] = {
         "config": MANIFESTS,
         "api-servers": plane.api_urls(first=name),
@@ -69,7 +88,7 @@ def nodeagent_settings(plane: Plane, name: str, address: str) -> dict[str, Value
 def toml(settings: Mapping[str, Value]) -> str:
     """*settings* as a TOML document: basic strings, booleans and arrays, as JSON writes them."""
     lines = [f"{name} = {json.dumps(_plain(value))}" for name, value in settings.items()]
-    return "# made by barenode\n" + "\n".join(lines) + "\n"
+    return f"{HEAD}\n" + "\n".join(lines) + "\n"
 
 
 def _plain(value: Value) -> object:

@@ -23,22 +23,22 @@ AUTHORITY_NAMES: Mapping[str, str] = {
 ADMINISTRATORS = "system:masters"
 """The group that the API server lets do everything, whatever its roles say."""
 
-USED_BY: Mapping[str, str] = {
-    "apiserver": "kube-apiserver",
-    "apiserver-kubelet-client": "kube-apiserver",
-    "apiserver-etcd-client": "kube-apiserver",
-    "front-proxy-client": "kube-apiserver",
-    "etcd/server": "etcd",
-    "etcd/peer": "etcd",
-    "admin": "kube-apiserver-http",
-    "controller-manager": "kube-controller-manager",
-    "scheduler": "kube-scheduler",
-    "nodeagent": "nodeagent",
-    "kubelet": "nodeagent",
-    "netd": "netd",
-    "etcd/netd": "netd",
+USED_BY: Mapping[str, tuple[str, ...]] = {
+    "apiserver": ("kube-apiserver",),
+    "apiserver-kubelet-client": ("kube-apiserver",),
+    "apiserver-etcd-client": ("kube-apiserver",),
+    "front-proxy-client": ("kube-apiserver",),
+    "etcd/server": ("etcd",),
+    "etcd/peer": ("etcd", "etcd-network"),
+    "network/server": ("etcd-network",),
+    "admin": ("kube-apiserver-http",),
+    "controller-manager": ("kube-controller-manager",),
+    "scheduler": ("kube-scheduler",),
+    "nodeagent": ("nodeagent",),
+    "kubelet": ("nodeagent",),
+    "netd": ("netd",),
 }
-"""The daemon that reads each certificate; one that is not here is read at each use."""
+"""The daemons that read each certificate; one that is not here is read at each use."""
 
 KUBECONFIGS: Mapping[str, str] = {
     "admin": "kubernetes-admin",
@@ -56,8 +56,11 @@ BESIDE_API = ("controller-manager", "scheduler")
 The administrator is none of them: that file is copied to where the administrator sits.
 """
 
-NODE_AUTHORITIES = ("ca", "etcd/ca")
+NODE_AUTHORITIES = ("ca",)
 """The authorities whose certificates a host that is no master has to know."""
+
+NETD_OF_OLD = "etcd/netd"
+"""netd's certificate while it kept the network in Kubernetes' own etcd: it opens all of that."""
 
 # RFC 5280, appendix A.1: ub-common-name and ub-organization-name.
 _LONGEST = 64
@@ -140,7 +143,7 @@ def check_node(text: str, where: str) -> str:
 
 
 def for_master(plane: Plane, master: Master) -> tuple[Wanted, ...]:
-    """What *master* needs to run etcd and the API server; raises UsageError.
+    """What *master* needs to run both etcds and the API server; raises UsageError.
 
     The API server's certificate fits every master, so that a balancer may stand in front of them.
     """
@@ -171,14 +174,18 @@ def for_master(plane: Plane, master: Master) -> tuple[Wanted, ...]:
         *(
             Wanted(
                 name,
-                "etcd/ca",
+                issuer,
                 master.name,
                 addresses=own,
                 names=called,
                 server=True,
                 client=True,
             )
-            for name in ("etcd/server", "etcd/peer")
+            for name, issuer in (
+                ("etcd/server", "etcd/ca"),
+                ("etcd/peer", "etcd/ca"),
+                ("network/server", "ca"),
+            )
         ),
         Wanted(
             "etcd/healthcheck-client",
@@ -206,7 +213,8 @@ def for_node(name: str, address: str) -> tuple[Wanted, ...]:
     """What the daemons of the node *name* need; raises UsageError.
 
     ``kubelet`` is what the API server checks when it fetches a container's log. ``netd`` is the
-    user to whom every cluster lets its proxy watch services, endpoints and nodes.
+    user to whom every cluster lets its proxy watch services, endpoints and nodes; the network's
+    etcd lets it in as it does every client of the cluster's CA.
     """
     check_node(name, "node")
     addresses, names = _split((address, name))
@@ -218,7 +226,6 @@ def for_node(name: str, address: str) -> tuple[Wanted, ...]:
             "kubelet", "ca", f"system:node:{name}", addresses=addresses, names=names, server=True
         ),
         Wanted("netd", "ca", "system:kube-proxy", client=True),
-        Wanted("etcd/netd", "etcd/ca", "netd", client=True),
     )
 
 

@@ -5,28 +5,12 @@ are kubeadm's. What a version of Kubernetes needs otherwise than others is decid
 release in which it changed beside it.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from lab.master.etcdpods import etcd_pod, etcds
+from lab.master.plane import API_PORT, ETCD_PORT, INSECURE_PORT, Master, Plane, Version
+from lab.master.staticpod import KUBERNETES, PKI, Raw, flags, static_pod, text
 
-import yaml
+__all__ = ["KUBERNETES", "PKI", "manifests"]
 
-from lab.master.plane import (
-    API_PORT,
-    ETCD_OLD_PORT,
-    ETCD_PEER_PORT,
-    ETCD_PORT,
-    INSECURE_PORT,
-    Master,
-    Plane,
-    Version,
-)
-
-Raw = dict[str, Any]
-
-KUBERNETES = "/etc/kubernetes"
-PKI = f"{KUBERNETES}/pki"
-ETCD_DATA = "/var/lib/etcd"
-ETCD_HEALTH_PORT = 2381
 CONTROLLER_PORT = 10257
 SCHEDULER_PORT = 10259
 
@@ -44,129 +28,19 @@ _LIVEZ = Version(1, 16)
 """kube-apiserver has /livez and /readyz from here on, before it /healthz alone."""
 _HTTP_FIGURES_GONE = Version(1, 23)
 """--port of controller manager and scheduler does nothing from here on; 1.24 does not know it."""
-_SYSTEM_NODE_CRITICAL = 2_000_001_000
 
 
 def manifests(plane: Plane, master: Master) -> dict[str, str]:
     """The text of each file for the manifest folder of *master*, by file name."""
     pods = [
-        _etcd(plane, master),
+        *(etcd_pod(etcd, plane, master) for etcd in etcds(plane)),
         _apiserver(plane, master),
         _controller_manager(plane),
         _scheduler(plane),
     ]
     if plane.insecure and plane.version >= _HTTP_PORT_GONE:
         pods.append(_plain_http(plane))
-    return {f"{pod['metadata']['name']}.yaml": _text(pod) for pod in pods}
-
-
-def _text(pod: Raw) -> str:
-    head = f"# {pod['metadata']['name']} of a control plane; made by barenode\n"
-    return head + yaml.safe_dump(pod, sort_keys=False, width=100)
-
-
-def _pod(
-    name: str,
-    image: str,
-    command: Sequence[str],
-    *,
-    mounts: Mapping[str, bool],
-    liveness: Raw,
-    cpu: str,
-    readiness: Raw | None = None,
-) -> Raw:
-    """A pod on the host's network. *mounts*: paths of the host, and whether they are read-only."""
-    volumes, places = [], []
-    for path, read_only in mounts.items():
-        label = path.strip("/").replace("/", "-").replace(".", "-")
-        file = path.endswith(".conf")
-        kind = "File" if file else "DirectoryOrCreate"
-        volumes.append({"name": label, "hostPath": {"path": path, "type": kind}})
-        places.append({"name": label, "mountPath": path, "readOnly": read_only})
-    container: Raw = {
-        "name": name,
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": list(command),
-        "resources": {"requests": {"cpu": cpu}},
-        "startupProbe": _probe(liveness, 24),
-        "livenessProbe": _probe(liveness, 8),
-        "volumeMounts": places,
-    }
-    if readiness is not None:
-        container["readinessProbe"] = {**_probe(readiness, 3), "periodSeconds": 1}
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": "kube-system",
-            "labels": {"component": name, "tier": "control-plane"},
-        },
-        "spec": {
-            "hostNetwork": True,
-            "priorityClassName": "system-node-critical",
-            "priority": _SYSTEM_NODE_CRITICAL,
-            "containers": [container],
-            "volumes": volumes,
-        },
-    }
-
-
-def _probe(check: Raw, tries: int) -> Raw:
-    # Dicts of its own each time: YAML would point to the first by an anchor.
-    return {
-        **{kind: dict(asked) for kind, asked in check.items()},
-        "timeoutSeconds": 15,
-        "periodSeconds": 10,
-        "failureThreshold": tries,
-    }
-
-
-def _flags(settings: Mapping[str, object]) -> list[str]:
-    return [f"--{name}={value}" for name, value in settings.items()]
-
-
-def _etcd(plane: Plane, master: Master) -> Raw:
-    scheme = "http" if plane.insecure else "https"
-    peers = ",".join(f"{m.name}={scheme}://{m.address}:{ETCD_PEER_PORT}" for m in plane.masters)
-    here = (master.address, "127.0.0.1")
-    ports = (ETCD_PORT, ETCD_OLD_PORT) if plane.insecure else (ETCD_PORT,)
-    peer = f"{scheme}://{master.address}:{ETCD_PEER_PORT}"
-    settings: dict[str, object] = {
-        "name": master.name,
-        "data-dir": f"{ETCD_DATA}/data",
-        "listen-client-urls": ",".join(f"{scheme}://{a}:{p}" for p in ports for a in here),
-        "advertise-client-urls": f"{scheme}://{master.address}:{ETCD_PORT}",
-        "listen-peer-urls": peer,
-        "initial-advertise-peer-urls": peer,
-        "initial-cluster": peers,
-        "initial-cluster-state": "new",
-        "listen-metrics-urls": f"http://127.0.0.1:{ETCD_HEALTH_PORT}",
-        "snapshot-count": 10000,
-        "logger": "zap",
-    }
-    if not plane.insecure:
-        settings |= {
-            "client-cert-auth": "true",
-            "trusted-ca-file": f"{PKI}/etcd/ca.crt",
-            "cert-file": f"{PKI}/etcd/server.crt",
-            "key-file": f"{PKI}/etcd/server.key",
-            "peer-client-cert-auth": "true",
-            "peer-trusted-ca-file": f"{PKI}/etcd/ca.crt",
-            "peer-cert-file": f"{PKI}/etcd/peer.crt",
-            "peer-key-file": f"{PKI}/etcd/peer.key",
-        }
-    # /health asks for a leader: a member must not be restarted because the others are away.
-    health = {"host": "127.0.0.1", "port": ETCD_HEALTH_PORT, "path": "/metrics", "scheme": "HTTP"}
-    return _pod(
-        "etcd",
-        plane.etcd_image,
-        ("etcd", *_flags(settings)),
-        mounts={ETCD_DATA: False, f"{PKI}/etcd": True},
-        liveness={"httpGet": health},
-        cpu="100m",
-    )
+    return {f"{pod['metadata']['name']}.yaml": text(pod) for pod in pods}
 
 
 def _apiserver(plane: Plane, master: Master) -> Raw:
@@ -210,10 +84,10 @@ def _apiserver(plane: Plane, master: Master) -> Raw:
         # Restarted without etcd it ends at once, and its back-off outlasts the return of etcd.
         # Of several it is better gone: while it answers errors, clients do not go elsewhere.
         path += "?exclude=etcd"
-    return _pod(
+    return static_pod(
         "kube-apiserver",
         plane.hyperkube_image,
-        ("/hyperkube", "kube-apiserver", *_flags(settings)),
+        ("/hyperkube", "kube-apiserver", *flags(settings)),
         mounts={PKI: True},
         liveness=_https(API_PORT, path),
         readiness=_https(API_PORT, "/readyz" if plane.version >= _LIVEZ else "/healthz"),
@@ -256,10 +130,10 @@ def _controller_manager(plane: Plane) -> Raw:
         "service-cluster-ip-range": plane.services,
         "use-service-account-credentials": "true",
     }
-    return _pod(
+    return static_pod(
         "kube-controller-manager",
         plane.hyperkube_image,
-        ("/hyperkube", "kube-controller-manager", *_flags(settings)),
+        ("/hyperkube", "kube-controller-manager", *flags(settings)),
         mounts={PKI: True, conf: True},
         liveness=_https(CONTROLLER_PORT, "/healthz"),
         cpu="200m",
@@ -268,10 +142,10 @@ def _controller_manager(plane: Plane) -> Raw:
 
 def _scheduler(plane: Plane) -> Raw:
     conf = f"{KUBERNETES}/scheduler.conf"
-    return _pod(
+    return static_pod(
         "kube-scheduler",
         plane.hyperkube_image,
-        ("/hyperkube", "kube-scheduler", *_flags(_component(plane, conf))),
+        ("/hyperkube", "kube-scheduler", *flags(_component(plane, conf))),
         mounts={conf: True},
         liveness=_https(SCHEDULER_PORT, "/healthz"),
         cpu="100m",
@@ -304,10 +178,10 @@ def _plain_http(plane: Plane) -> Raw:
     }
     # No request: that it cannot reach its API server is no reason to restart it.
     probe = {"tcpSocket": {"host": "127.0.0.1", "port": INSECURE_PORT}}
-    return _pod(
+    return static_pod(
         "kube-apiserver-http",
         plane.hyperkube_image,
-        ("/hyperkube", "kubectl", "proxy", *_flags(settings)),
+        ("/hyperkube", "kubectl", "proxy", *flags(settings)),
         mounts={conf: True},
         liveness=probe,
         cpu="10m",

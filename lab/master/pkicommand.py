@@ -225,7 +225,8 @@ def _renew(args: argparse.Namespace, pki: Pki, output: Output) -> int:
             failed += 1
             continue
         done += 1
-        daemons |= {USED_BY[base] for base in (Path(one.name).name, one.name) if base in USED_BY}
+        for base in (Path(one.name).name, one.name):
+            daemons.update(USED_BY.get(base, ()))
     if not done and not failed:
         output.line(f"nothing to renew: no certificate ends within {RENEW_DAYS} days")
     if daemons:

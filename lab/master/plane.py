@@ -16,6 +16,9 @@ ETCD_PORT = 2379
 ETCD_OLD_PORT = 4001
 """etcd's client port of its first years, to which flannel's default still points."""
 ETCD_PEER_PORT = 2380
+NETWORK_ETCD_PORT = 12379
+NETWORK_PEER_PORT = 12380
+"""Ports of the network's etcd, which holds netd's keys and nothing else."""
 
 _VERSION = re.compile(r"v?(?P<major>\d+)\.(?P<minor>\d+)(?:[.+-].*)?")
 
@@ -89,6 +92,15 @@ class Plane:
         """etcd's client URLs, likewise."""
         scheme = "http" if self.insecure else "https"
         return tuple(f"{scheme}://{m.address}:{ETCD_PORT}" for m in self._order(first))
+
+    def network_etcd_urls(self, first: str = "") -> tuple[str, ...]:
+        """The client URLs of the etcd in which netd keeps the network, likewise.
+
+        An insecure plane has one etcd for all; who reaches it may do anything there anyway.
+        """
+        if self.insecure:
+            return self.etcd_urls(first)
+        return tuple(f"https://{m.address}:{NETWORK_ETCD_PORT}" for m in self._order(first))
 
     def _order(self, first: str) -> list[Master]:
         return sorted(self.masters, key=lambda master: master.name != first)

@@ -2,7 +2,7 @@
 
     Plane, Pki --> certificates --> /etc/kubernetes/pki
                --> kubeconfigs  --> /etc/kubernetes/*.conf
-               --> settings     --> /etc/netd, /etc/nodeagent
+               --> settings     --> /etc/netd/conf.d, /etc/nodeagent/conf.d
                --> saved state  --> /var/lib/netd      (masters of a cluster without etcd yet)
                --> manifests    --> /etc/kubernetes/manifests
 
@@ -19,7 +19,13 @@ import msgspec
 from hostkit.files import write_atomic
 from lab.errors import LabError
 from lab.master import agents, certificates
-from lab.master.certificates import BESIDE_API, KUBECONFIGS, NODE_KUBECONFIGS, Wanted
+from lab.master.certificates import (
+    BESIDE_API,
+    KUBECONFIGS,
+    NETD_OF_OLD,
+    NODE_KUBECONFIGS,
+    Wanted,
+)
 from lab.master.kubeconfig import kubeconfig
 from lab.master.manifests import KUBERNETES, PKI, manifests
 from lab.master.pki import Pair, Pki
@@ -40,11 +46,17 @@ class Host:
         self.name = name
         self.address = address
 
+    @property
+    def prepared(self) -> bool:
+        """Whether the disk has this version's settings, from ``provision``."""
+        return self._path(agents.NETD_FILE).exists()
+
     def provision(self) -> None:
         """Write certificates, kubeconfigs and settings; raises LabError."""
         self.certify()
         try:
             self._settings()
+            self._retire()
         except OSError as error:
             raise LabError(f"{self.name} cannot be prepared: {error}") from error
 
@@ -117,11 +129,22 @@ class Host:
         return f"https://{address}:{API_PORT}"
 
     def _settings(self) -> None:
-        netd = agents.netd_settings(self._plane, self.name)
+        netd = agents.netd_settings(self._plane, self.name, self.address)
         agent = agents.nodeagent_settings(self._plane, self.name, self.address)
         self._write(agents.NETD_FILE, agents.toml(netd).encode(), 0o644)
         self._write(agents.NODEAGENT_FILE, agents.toml(agent).encode(), 0o644)
         self._write(agents.NETWORK_FILE, agents.network_config(self._plane).encode(), 0o644)
+
+    def _retire(self) -> None:
+        """Take away what earlier versions put where the operator's settings belong now.
+
+        netd's certificate for Kubernetes' etcd goes as well.
+        """
+        for path in map(self._path, agents.FILES_OF_OLD):
+            if path.is_file() and path.read_bytes().startswith(f"{agents.HEAD}\n".encode()):
+                path.unlink()
+        for suffix in ("crt", "key"):
+            self._path(f"{PKI}/{NETD_OF_OLD}.{suffix}").unlink(missing_ok=True)
 
     def _path(self, path: str) -> Path:
         return self._root / path.lstrip("/")

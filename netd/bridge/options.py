@@ -62,16 +62,37 @@ def docker_env(facts: Facts) -> str:
     )
 
 
+DROP_IN_MARK = "# Written by netd.\n"
+"""How a drop-in of netd's own begins."""
+
+
 def drop_in(env_file: str, unit_text: str) -> str:
     """A systemd drop-in that hands *env_file* to dockerd.
 
     *unit_text* is the installed docker.service: Debian's passes ``$DOCKER_OPTS`` already, other
     packages' do not and get their own command line with it appended.
     """
-    lines = ["# Written by netd.", "[Service]", f"EnvironmentFile=-{env_file}"]
+    lines = ["[Service]", f"EnvironmentFile=-{env_file}"]
     # systemd.service(5): an empty ExecStart= takes back what stood before.
-    commands = re.findall(r"^ExecStart=((?:.*\\\n)*.*)$", unit_text, re.MULTILINE)
-    command = next((one for one in reversed(commands) if one.strip()), "")
-    if command and not re.search(r"\$\{?DOCKER_OPTS\b", command):
+    command = _command(unit_text)
+    if command and not _passes_options(command):
         lines += ["ExecStart=", f"ExecStart={command} $DOCKER_OPTS"]
-    return "\n".join(lines) + "\n"
+    return DROP_IN_MARK + "\n".join(lines) + "\n"
+
+
+def is_enough(static: str, env_file: str, unit_text: str) -> bool:
+    """Whether the drop-in *static*, which came with a package or from an operator, hands
+    *env_file* to the dockerd of *unit_text*: then netd writes none. No unit counts as Debian's."""
+    files = re.findall(r"^EnvironmentFile=-?(.*?)\s*$", static, re.MULTILINE)
+    command = _command(f"{unit_text}\n{static}")
+    return env_file in files and (not command or _passes_options(command))
+
+
+def _command(unit_text: str) -> str:
+    """The last ExecStart= that is not empty, "" for none."""
+    commands = re.findall(r"^ExecStart=((?:.*\\\n)*.*)$", unit_text, re.MULTILINE)
+    return next((one for one in reversed(commands) if one.strip()), "")
+
+
+def _passes_options(command: str) -> bool:
+    return bool(re.search(r"\$\{?DOCKER_OPTS\b", command))

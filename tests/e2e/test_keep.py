@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from lab.master.staticpod import PKI
 from lab.store import Paths
 from tests.e2e.conftest import Operator
 from tests.support.kubelab import UP_SECONDS, KubeLab, is_ready
@@ -76,7 +77,10 @@ class KeptLab(KubeLab):
 def made(kube: KubeLab) -> dict[str, Any]:
     """What must be the same after a boot."""
     services = kube.items("/api/v1/services")
-    data = Paths.standard({}).data / "labs" / kube.name
+    paths = Paths.standard({})
+    # On the disks only there: Docker makes files of the same names where it mounts these.
+    disks = (paths.disk(kube.name, host) / PKI.lstrip("/") for host in kube.hosts)
+    folders = (paths.pki(kube.name), *disks)
     return {
         "services": {one["metadata"]["name"]: one["spec"]["clusterIP"] for one in services},
         "subnets": {one["name"]: one["subnet"] for one in kube.status()["nodes"]},
@@ -86,7 +90,12 @@ def made(kube: KubeLab) -> dict[str, Any]:
             for one in kube.items("/apis/apps/v1/deployments")
         },
         "pods": {pod["metadata"]["uid"] for pod in kube.items(PODS, "app=diary")},
-        "keys": {str(path): digest(path) for path in data.glob("**/pki/**/*.*") if path.is_file()},
+        "keys": {
+            str(path): digest(path)
+            for folder in folders
+            for path in folder.rglob("*.*")
+            if path.is_file()
+        },
     }
 
 

@@ -308,11 +308,22 @@ def test_etcd_goes_on_with_two_and_others_lead(lab: KubeLab, outage: Outage) -> 
         assert holder.rpartition("_")[0] in outage.living, (name, holder)
 
 
+ETCDS = ((2379, "etcd/ca", "etcd/healthcheck-client"), (12379, "ca", "netd"))
+"""The port of each etcd of a master, the authority of its server, and a client of it."""
+
+
 def healthy_members(lab: KubeLab, host: str) -> set[str]:
-    """The masters whose etcd is healthy, as the administrator of *host* finds them."""
-    pki = "/etc/kubernetes/pki/etcd"
-    flags = (f"--cacert={pki}/ca.crt", f"--cert={pki}/netd.crt", f"--key={pki}/netd.key")
-    urls = {f"https://{lab.address(one)}:2379": one for one in lab.masters}
+    """The masters both of whose etcds are healthy, as the administrator of *host* finds them."""
+    return set.intersection(*(_healthy(lab, host, *etcd) for etcd in ETCDS))
+
+
+def _healthy(lab: KubeLab, host: str, port: int, authority: str, client: str) -> set[str]:
+    pki = "/etc/kubernetes/pki"
+    flags = (
+        f"--cacert={pki}/{authority}.crt", f"--cert={pki}/{client}.crt",
+        f"--key={pki}/{client}.key",
+    )  # fmt: skip
+    urls = {f"https://{lab.address(one)}:{port}": one for one in lab.masters}
     argv = ("env", "ETCDCTL_API=3", "etcdctl", *flags, f"--endpoints={','.join(urls)}")
     # It ends with an error when one is not healthy, and says so in its answer.
     said = lab.exec(host, "sh", "-c", '"$@" 2>/dev/null || :', "-", *argv,

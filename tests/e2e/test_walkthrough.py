@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.master import agents
 from tests.support.kubelab import KubeLab
 from tests.support.walkthrough import DOCUMENT, LabShell, follow, parse
 
@@ -45,7 +46,7 @@ def test_plain_http_serves_everyone_as_it_is_written(plain: KubeLab, tmp_path: P
     walk(plain, "plain", tmp_path)
     (master,) = plain.masters
     for host in plain.hosts:
-        for file in ("/etc/nodeagent/nodeagent.toml", "/etc/netd/netd.toml"):
+        for file in (agents.NODEAGENT_FILE, agents.NETD_FILE):
             settings = plain.exec(host, "cat", file)
             assert f'"http://{plain.address(master)}:8080"' in settings
             assert not re.search(r"kubeconfig|etcd-certfile|token|https:", settings)

@@ -319,3 +319,100 @@ def test_an_empty_name_of_the_file_stands_for_no_file(tmp_path: Path) -> None:
     option = Option("config", text, str(tmp_path / "absent.toml"), "file")
     settings = load([option], ["--config="], {}, env_prefixes=("X_",))
     assert settings["config"] == ""
+
+
+@pytest.fixture
+def conf_d(file: Path) -> Path:
+    folder = file.parent / "conf.d"
+    folder.mkdir()
+    return folder
+
+
+def test_conf_d_is_stronger_than_defaults_and_weaker_than_all_else(
+    file: Path, conf_d: Path
+) -> None:
+    fragment = conf_d / "50-cluster.toml"
+    fragment.write_text('etcd-prefix = "d"\nport = 1\nip-masq = true\nperiod = "1m"\n')
+    file.write_text("port = 2\n")
+    settings = read("--period=2m", environ={"WEAK_CONFIG": str(file), "WEAK_IP_MASQ": "false"})
+    names = ("etcd-prefix", "port", "ip-masq", "period", "pin")
+    assert {name: (settings[name], settings.origins[name]) for name in names} == {
+        "etcd-prefix": ("d", str(fragment)),
+        "port": (2, str(file)),
+        "ip-masq": (False, "environment WEAK_IP_MASQ"),
+        "period": (120.0, "flag --period"),
+        "pin": (0, "default"),
+    }
+    assert ("etcd-prefix", "d", str(fragment)) in settings.table()
+
+
+def test_of_conf_d_the_later_name_wins_whatever_the_order_of_the_folder(
+    file: Path, conf_d: Path
+) -> None:
+    file.write_text("")
+    for name, port in (("50-b.toml", 3), ("9.toml", 4), ("10-a.toml", 1)):
+        (conf_d / name).write_text(f"port = {port}\n")
+    assert read(f"--config={file}").origins["port"] == str(conf_d / "9.toml")
+
+
+@pytest.mark.parametrize(
+    "name", ["50-x.toml~", "50-x.toml.dpkg-old", "50-x.conf", ".50-x.toml", ".toml", "toml"]
+)
+def test_other_files_in_conf_d_are_not_read(file: Path, conf_d: Path, name: str) -> None:
+    file.write_text("")
+    (conf_d / name).write_text("not TOML at all")
+    assert read(f"--config={file}").origins["port"] == "default"
+
+
+def test_a_folder_in_conf_d_and_a_mask_by_dev_null_say_nothing(file: Path, conf_d: Path) -> None:
+    file.write_text("")
+    (conf_d / "10-folder.toml").mkdir()
+    (conf_d / "20-masked.toml").symlink_to("/dev/null")
+    assert read(f"--config={file}").origins["port"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("port = 'x'\n", ["port is 'x'", "0 to 65535"]),
+        ("prt = 1\n", ["unknown setting prt", "did you mean port"]),
+        ("port =\n", ["not valid TOML"]),
+    ],
+)
+def test_a_bad_file_in_conf_d_is_refused_by_its_name_even_if_all_in_it_is_overridden(
+    file: Path, conf_d: Path, content: str, words: list[str]
+) -> None:
+    file.write_text("port = 1\n")
+    (conf_d / "50-cluster.toml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        read(f"--config={file}", "--port=2")
+    for word in [str(conf_d / "50-cluster.toml"), *words]:
+        assert word in str(caught.value)
+
+
+def test_a_link_into_nowhere_in_conf_d_is_refused(file: Path, conf_d: Path) -> None:
+    file.write_text("")
+    (conf_d / "50-gone.toml").symlink_to("/nowhere/at/all")
+    with pytest.raises(ConfigError, match=r"50-gone\.toml: cannot be read: No such file"):
+        read(f"--config={file}")
+
+
+def test_conf_d_is_read_where_the_default_file_is_missing(file: Path, conf_d: Path) -> None:
+    (conf_d / "50-cluster.toml").write_text("port = 7\n")
+    options = (Option("config", text, str(file), "file"), *OPTIONS[1:])
+    assert load(options, [], {}, env_prefixes=())["port"] == 7
+
+
+def test_with_an_empty_name_of_the_file_conf_d_is_not_read_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "50-cluster.toml").write_text("port = 7\n")
+    assert read("--config=")["port"] == 0
+
+
+def test_a_conf_d_that_is_no_folder_counts_as_missing(file: Path) -> None:
+    file.write_text("port = 7\n")
+    (file.parent / "conf.d").write_text("port = 8\n")
+    assert read(f"--config={file}")["port"] == 7

@@ -107,6 +107,28 @@ async def test_a_certificate_renewed_on_disk_is_taken_without_a_restart(
         await client.put("/a", b"v")
 
 
+async def test_a_certificate_renewed_before_its_end_is_used_by_the_next_request(
+    tmp_path: Path, authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No failure has to come first, and half of the new pair breaks nothing."""
+    old = authority.issue("old", cn="netd")
+    new = authority.issue("new", cn="netd")
+    files = {"cafile": str(authority.cert), "certfile": str(old.cert), "keyfile": str(old.key)}
+    async with secured(tmp_path, authority) as cluster, client_of(cluster, **files) as client:
+        await client.put("/a", b"1")
+        before = client._transport._ssl
+        new.cert.replace(old.cert)
+        for value in (b"2", b"3"):
+            await client.put("/a", value)
+        assert client._transport._ssl is before
+        warnings = [one for one in caplog.messages if "keeping the certificates" in one]
+        assert len(warnings) == 1
+        assert str(old.cert) in warnings[0]
+        new.key.replace(old.key)
+        await client.put("/a", b"4")
+        assert client._transport._ssl is not before
+
+
 @pytest.mark.parametrize(
     ("server", "meaning"),
     [

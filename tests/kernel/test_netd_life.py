@@ -139,10 +139,24 @@ def test_sigterm_leaves_the_data_plane_and_cleanup_removes_all_of_it(network: Ne
     assert done.returncode == 0, done.stdout + done.stderr
     assert snapshot(host) == before
     assert network.get(f"{PREFIX}/subnets/{subnet.replace('/', '-')}") is None
-    left = [path.name for path in host.directory.rglob("*") if path.is_file()]
-    assert left == ["netd.log"]
+    assert [path.name for path in host.directory.rglob("*")] == ["netd.log"]
+    assert re.search(
+        r"^sysctls +stay as they are.*net\.ipv4\.ip_forward", done.stdout, re.MULTILINE
+    )
     again = host.command("cleanup")
     assert again.returncode == 0, "cleaning up twice is no error"
+
+
+def test_cleanup_leaves_tables_alone_in_which_somebody_has_a_rule(network: Net) -> None:
+    """netd made the table, and others use it."""
+    host = network.host(1)
+    host.up()
+    host.ns.run("iptables-nft -t nat -A PREROUTING -p tcp --dport 9 -j RETURN")
+    host.stop()
+    assert host.command("cleanup").returncode == 0
+    ruleset = host.ns.run("nft list ruleset")
+    assert "tcp dport 9" in ruleset
+    assert "table ip filter" not in ruleset
 
 
 def test_cleanup_without_etcd_remembers_what_is_left_to_do(network: Net) -> None:
@@ -162,19 +176,17 @@ def test_cleanup_without_etcd_remembers_what_is_left_to_do(network: Net) -> None
     assert network.get(key) is None
 
 
-def snapshot(host: NetdHost) -> dict[str, object]:
-    """Links, addresses, routes and non-empty iptables rules."""
-    return {
-        "links": sorted(row["ifname"] for row in host.ns.json("ip link")),
-        "routes": host.ns.run("ip route"),
-        "rules": [
-            line
-            for variant in ("nft", "legacy")
-            for table in ("nat", "filter")
-            for line in host.saved(table, variant).splitlines()
-            if line.startswith("-A") or "FLANNEL" in line
-        ],
-    }
+def snapshot(host: NetdHost) -> dict[str, str]:
+    """All that the kernel of *host* holds for IPv4, byte for byte."""
+    commands = (
+        "ip -d link", "ip -4 addr", "ip -4 route show table all", "ip rule", "nft list ruleset",
+        "iptables-legacy-save", "ipset list",
+    )  # fmt: skip
+    told = {command: host.ns.run(command) for command in commands}
+    # The others on the wire come and go here.
+    lines = host.ns.run("ip neigh").splitlines()
+    told["ip neigh"] = "\n".join(line for line in lines if " dev eth0 " not in line)
+    return told
 
 
 def test_flanneld_flags_and_environment_work(network: Net) -> None:

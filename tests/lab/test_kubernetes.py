@@ -11,8 +11,8 @@ import pytest
 from lab import firstboot, probe
 from lab.errors import LabError
 from lab.images import ImageCache
-from lab.kubernetes import require_disk, without_majority
-from lab.model import LabSpec, ProcessRef
+from lab.kubernetes import renew, require_disk, without_majority
+from lab.model import KubernetesSpec, LabSpec, ProcessRef
 from lab.plan import make_lab
 from lab.store import Paths
 
@@ -52,12 +52,30 @@ def test_a_host_that_lost_its_disk_is_not_started_to_wait_for_ever(tmp_path: Pat
     paths = Paths(tmp_path / "run", tmp_path / "data", tmp_path / "cache")
     with pytest.raises(LabError, match="node1 has lost its disk"):
         require_disk(paths, ONE, ONE.nodes[1])
-    settings = paths.disk("x", "node1") / "etc/netd/netd.toml"
+    settings = paths.disk("x", "node1") / "etc/netd/conf.d/50-cluster.toml"
     settings.parent.mkdir(parents=True)
     settings.touch()
     require_disk(paths, ONE, ONE.nodes[1])
     bare = make_lab("x", 2, None, [])
     require_disk(paths, bare, bare.nodes[1])
+
+
+def test_a_kept_lab_of_an_earlier_version_is_prepared_again(tmp_path: Path) -> None:
+    """Its settings name an etcd that does not take them any more; others keep what was edited."""
+    paths = Paths(tmp_path / "run", tmp_path / "data", tmp_path / "cache")
+    real = KubernetesSpec(
+        version="v1.20", hyperkube_image="h", etcd_image="e", pki=str(paths.pki("x"))
+    )
+    spec = msgspec.structs.replace(ONE, kubernetes=real)
+    master = paths.disk("x", "master1")
+    settings = master / "etc/netd/conf.d/50-cluster.toml"
+    manifest = master / "etc/kubernetes/manifests/etcd.yaml"
+    renew(paths, spec)
+    assert settings.is_file() and manifest.is_file()
+    for path in (settings, manifest):
+        path.write_text("edited")
+    renew(paths, spec)
+    assert {settings.read_text(), manifest.read_text()} == {"edited"}
 
 
 async def test_who_is_interrupted_has_written_the_last_file(

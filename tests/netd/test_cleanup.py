@@ -4,7 +4,7 @@ The steps that need a kernel are tested in tests/kernel; here they are told how 
 """
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -43,6 +43,13 @@ class Host:
         self.drop_in = folder / "50-netd.conf"
         self.bridge_fault = ""
         self.overlay_fault = ""
+        self.run_dir = folder / "netd"
+        self.dropped: list[str] = []
+
+    def drop(self, table: str, _chains: Sequence[str]) -> bool:
+        """In place of the kernel."""
+        self.dropped.append(table)
+        return True
 
     def settings(self, *flags: str) -> Settings:
         """As an operator would give them."""
@@ -54,6 +61,7 @@ class Host:
                 f"--subnet-file={self.subnet_file}",
                 f"--docker-env-file={self.docker_env}",
                 f"--docker-drop-in={self.drop_in}",
+                f"--run-dir={self.run_dir}",
             ],
             {"NETD_CONFIG": "/dev/null"},
         )
@@ -67,6 +75,9 @@ class Host:
         self.subnet_file.write_text(subnet_env(facts))
         self.docker_env.write_text("x")
         self.drop_in.write_text("x")
+        self.run_dir.mkdir()
+        for name in ("netd.sock", "netd.lock"):
+            (self.run_dir / name).touch()
 
     def write_record(self, one: Record) -> None:
         """*one* in etcd, under a lease unless it is a reservation."""
@@ -88,7 +99,7 @@ class _Cleanup(Cleanup):
     """A cleanup whose two steps in the kernel end as the host says."""
 
     def __init__(self, host: Host, *flags: str) -> None:
-        super().__init__(host.settings(*flags), host.iptables)
+        super().__init__(host.settings(*flags), host.iptables, drop=host.drop)
         self._host = host
 
     async def _overlay(self) -> str:
@@ -125,7 +136,10 @@ async def test_lease_chains_and_files_go_and_a_second_run_finds_nothing(host: Ho
     table.chains["FORWARD"] = ["-i x -j ACCEPT", jump.rule]
     steps = await host.clean()
     assert all(step.ok for step in steps.values()), steps
-    assert list(steps) == ["services", "lease", "overlay", "iptables", "docker0", "files"]
+    assert list(steps) == [
+        "services", "lease", "overlay", "iptables", "docker0", "files", "tables", "run files",
+        "sysctls",
+    ]  # fmt: skip
     assert steps["lease"].result == "10.1.33.0/24 given back"
     assert (host.etcd.store.keys, host.etcd.store.leases) == ({}, {})
     assert host.iptables.table("filter").chains["FORWARD"] == ["-i x -j ACCEPT"]
@@ -137,6 +151,26 @@ async def test_lease_chains_and_files_go_and_a_second_run_finds_nothing(host: Ho
     assert [again[what].result for what in ("services", "lease", "iptables", "files")] == [
         "nothing of ours", "none known", "nothing of ours", "none",
     ]  # fmt: skip
+
+
+async def test_what_a_killed_netd_left_goes_and_what_others_put_beside_it_stays(
+    host: Host,
+) -> None:
+    (host.state_file.parent / f".{host.state_file.name}.x1y2").write_text("{")
+    note = host.run_dir / "note"
+    note.write_text("mine")
+    steps = await host.clean()
+    assert all(step.ok for step in steps.values()), steps
+    assert host.left() == {host.run_dir.name, note.name}
+
+
+async def test_tables_that_do_nothing_any_more_go_and_others_stay(host: Host) -> None:
+    nat = host.iptables.table("nat")
+    nat.chains["POSTROUTING"] = ["-s 10.0.0.0/8 -j MASQUERADE"]
+    host.iptables.table("filter")
+    steps = await host.clean()
+    assert host.dropped == ["filter"]
+    assert steps["tables"].result == "filter removed, for nothing was in them"
 
 
 @pytest.fixture
@@ -190,7 +224,9 @@ async def test_without_a_working_iptables_both_halves_chains_are_named_and_the_r
 ) -> None:
     host.iptables.fail("iptables-nft-save", "no permission", code=1, times=50)
     steps = await host.clean()
-    assert [what for what, step in steps.items() if not step.ok] == ["services", "iptables"]
+    assert [what for what, step in steps.items() if not step.ok] == [
+        "services", "iptables", "tables",
+    ]  # fmt: skip
     assert "no permission" in steps["services"].result
     assert host.etcd.store.leases == {}
     assert host.left() == {"lib", "state.json", "run", "subnet.env"}
@@ -235,7 +271,7 @@ async def test_with_the_overlay_off_only_the_services_chains_go(host: Host) -> N
     flannel = {"FLANNEL-POSTRTG": ["-j RETURN"]}
     host.iptables.table("nat").chains |= flannel
     steps = await host.clean("--overlay=off")
-    assert list(steps) == ["services"]
+    assert list(steps) == ["services", "tables", "run files", "sysctls"]
     assert host.iptables.table("nat").chains == others | flannel
     assert list(host.etcd.store.leases) == [LEASE_ID]
     assert {"state.json", "subnet.env", "docker_opts.env", "50-netd.conf"} <= host.left()

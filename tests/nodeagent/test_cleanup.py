@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nodeagent.cleanup import Cleanup, Step
+from nodeagent.cleanup import Cleanup, NoDocker, Step
 from nodeagent.docker.api import EngineInfo
 from nodeagent.docker.pause import PAUSE
 from nodeagent.errors import EngineError, EngineUnavailable, PodError
@@ -63,6 +63,7 @@ class Host:
         self.files = Files("uid-web", "uid-old")
         self.groups = Groups()
         for name in ("root/pki/kubelet.crt", "root/pki/kubelet.key", "run/nodeagent.sock",
+                     "run/nodeagent.lock", "root/static-pods.json", "root/.static-pods.json.x1",
                      "root/pods/.keep", "proc/1/comm"):  # fmt: skip
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text("init\n")
@@ -78,7 +79,7 @@ class Host:
     def left(self) -> set[str]:
         """Files and folders of ours that are still there."""
         return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")} - {
-            "proc", "proc/1", "proc/1/comm", "run",
+            "proc", "proc/1", "proc/1/comm",
         }  # fmt: skip
 
 
@@ -139,7 +140,9 @@ async def test_while_a_container_stays_its_volumes_and_cgroups_do_too(
     assert host.files.uids == ["uid-web", "uid-old"]
     assert host.groups.cleared == []
     assert steps["files"].ok
+    assert host.left() == {"root", "root/static-pods.json"}
     assert all(step.ok for step in (await host.clean()).values())
+    assert host.left() == set()
 
 
 async def test_one_pods_files_that_are_busy_do_not_keep_the_others(host: Host) -> None:
@@ -182,3 +185,24 @@ async def test_many_failures_are_counted_rather_than_listed(host: Host) -> None:
     result = (await host.clean())["containers"].result
     assert result.count("no") == 3 + result.count("nodeagent")
     assert result.endswith("and 7 more")
+
+
+async def test_a_host_whose_docker_was_removed_is_cleaned_all_the_same(host: Host) -> None:
+    """Its containers went with Docker; volumes and groups are still there."""
+    settings = read(f"--root-dir={host.folder}/root", f"--run-dir={host.folder}/run")
+    work = Cleanup(settings, NoDocker(), host.files, host.groups.of, proc=host.folder / "proc")
+    steps = {step.what: step for step in await work.run()}
+    assert all(step.ok for step in steps.values()), steps
+    assert steps["containers"].result == "none"
+    assert host.files.uids == []
+
+
+@pytest.mark.parametrize(("v2", "driver"), [(True, "systemd"), (False, "cgroupfs")])
+async def test_without_docker_the_groups_are_where_it_would_put_them(
+    tmp_path: Path, v2: bool, driver: str
+) -> None:
+    """dockerd's own default depends on the version of control groups."""
+    if v2:
+        (tmp_path / "cgroup.controllers").touch()
+    info = await NoDocker(tmp_path).info()
+    assert (info.cgroup_driver, info.cgroup_version) == (driver, "2" if v2 else "1")

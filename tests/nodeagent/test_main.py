@@ -206,3 +206,18 @@ def test_what_mounts_says_that_it_needs_root(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert main([command, "--config=/m"]) == 1
     assert f"{command} needs root" in capsys.readouterr().err
+
+
+def test_status_is_asked_for_also_while_a_file_with_settings_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nodeagent that runs knows what is wrong with it; nothing else gets by."""
+    bad = tmp_path / "bad.toml"
+    bad.write_text("no-such-setting = 1\n")
+    monkeypatch.setenv("NODEAGENT_SETTINGS", str(bad))
+    assert main(["status"]) == 3
+    told = capsys.readouterr().err
+    assert f"{bad}: unknown setting no-such-setting" in told
+    assert "asking without any file" in told
+    for argv in (["status", "--no-such-flag"], ["cleanup"], ["--print-config"]):
+        assert main(argv) == 2

@@ -65,11 +65,12 @@ def test_a_master_has_the_pairs_of_kubeadm() -> None:
         "etcd/peer": "etcd/ca",
         "etcd/healthcheck-client": "etcd/ca",
         "apiserver-etcd-client": "etcd/ca",
+        "network/server": "ca",
     }
     assert found["apiserver-kubelet-client"].organizations == ("system:masters",)
 
 
-@pytest.mark.parametrize("name", ["etcd/server", "etcd/peer"])
+@pytest.mark.parametrize("name", ["etcd/server", "etcd/peer", "network/server"])
 def test_a_member_of_etcd_is_server_and_client(name: str) -> None:
     """Its JSON gateway is a client of its own server."""
     found = by_name(certificates.for_master(plane(), MASTERS[0]))[name]
@@ -97,7 +98,12 @@ def test_a_node_is_known_to_the_node_authorizer() -> None:
     assert found["kubelet"].server
     assert (found["kubelet"].addresses, found["kubelet"].names) == (("10.9.0.9",), ("node1",))
     assert found["netd"].common_name == "system:kube-proxy"
-    assert found["etcd/netd"].issuer == "etcd/ca"
+
+
+def test_nothing_that_a_worker_gets_opens_kubernetes_etcd() -> None:
+    """It trusts its own authority alone."""
+    assert {one.issuer for one in certificates.for_node("node1", "10.9.0.9")} == {"ca"}
+    assert certificates.NODE_AUTHORITIES == ("ca",)
 
 
 def test_every_daemon_is_told_for_a_certificate_that_exists() -> None:

@@ -13,6 +13,7 @@ from nodeagent.sources.manifests import parse
 from tests.lab.master.planes import ONE, THREE, plane
 
 USUAL = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+NETWORK = "etcd-network"
 VERSIONS = st.integers(16, 40).map(lambda minor: f"v1.{minor}.0")
 
 
@@ -66,7 +67,65 @@ def test_every_file_that_a_flag_names_is_mounted_read_only() -> None:
             value = word.partition("=")[2]
             if value.startswith(KUBERNETES):
                 assert any(value.startswith(path) and mounts[path] for path in mounts), word
-        assert mounts.get("/var/lib/etcd", False) is False
+        for path in ("/var/lib/etcd", "/var/lib/etcd-network"):
+            assert mounts.get(path, False) is False
+
+
+def test_the_network_s_etcd_gets_the_files_that_it_reads_and_no_other_key() -> None:
+    """Who takes it over can sign nothing, and is neither server nor client of the API."""
+    pod = yaml.safe_load(manifests(plane(), ONE[0])[f"{NETWORK}.yaml"])
+    paths = {
+        volume["hostPath"]["path"]: volume["hostPath"]["type"] for volume in pod["spec"]["volumes"]
+    }
+    assert paths == {
+        "/var/lib/etcd-network": "DirectoryOrCreate",
+        f"{PKI}/network": "DirectoryOrCreate",
+        f"{PKI}/ca.crt": "File",
+        f"{PKI}/etcd/ca.crt": "File",
+        f"{PKI}/etcd/peer.crt": "File",
+        f"{PKI}/etcd/peer.key": "File",
+    }
+
+
+def test_the_network_s_etcd_trusts_clients_that_kubernetes_etcd_does_not() -> None:
+    """Whoever the cluster's CA signed; between its members the pair of etcd's peers counts."""
+    made = plane(THREE)
+    network, kubernetes = flags(made, NETWORK, THREE[1]), flags(made, "etcd", THREE[1])
+    assert network["trusted-ca-file"] == f"{PKI}/ca.crt"
+    assert kubernetes["trusted-ca-file"] == f"{PKI}/etcd/ca.crt"
+    for name in ("client-cert-auth", "peer-client-cert-auth"):
+        assert network[name] == kubernetes[name] == "true"
+    for name in ("peer-trusted-ca-file", "peer-cert-file", "peer-key-file"):
+        assert network[name] == kubernetes[name]
+
+
+def test_two_etcds_on_one_host_share_neither_port_nor_folder() -> None:
+    """Nor do their members take each other for their own."""
+    made = plane(THREE)
+    network, kubernetes = flags(made, NETWORK), flags(made, "etcd")
+    for name in (
+        "listen-client-urls", "advertise-client-urls", "listen-peer-urls", "initial-cluster",
+        "listen-metrics-urls", "data-dir", "cert-file",
+    ):  # fmt: skip
+        assert not set(network[name].split(",")) & set(kubernetes[name].split(",")), name
+    assert network["advertise-client-urls"] in made.network_etcd_urls()
+    assert kubernetes["advertise-client-urls"] in made.etcd_urls()
+    assert network["initial-cluster-token"] != kubernetes.get("initial-cluster-token")
+
+
+def test_the_network_s_history_is_dropped_by_its_etcd_itself() -> None:
+    """No API server does; and a network's keys are small."""
+    found = flags(plane(), NETWORK)
+    assert (found["auto-compaction-mode"], found["auto-compaction-retention"]) == ("periodic", "1h")
+    assert int(found["quota-backend-bytes"]) >= 64 * 1024 * 1024
+    assert "auto-compaction-retention" not in flags(plane(), "etcd")
+
+
+def test_without_tls_one_etcd_serves_all() -> None:
+    """As the source documents have it: credentials would keep nobody from anything."""
+    made = plane(THREE, insecure=True)
+    assert f"{NETWORK}.yaml" not in manifests(made, THREE[0])
+    assert made.network_etcd_urls("master2") == made.etcd_urls("master2")
 
 
 @pytest.mark.parametrize(("insecure", "scheme"), [(False, "https"), (True, "http")])
@@ -154,4 +213,7 @@ def test_no_pod_is_restarted_because_another_one_is_away() -> None:
     }
     assert made["kube-apiserver"]["httpGet"]["path"] == "/livez?exclude=etcd"
     assert made["etcd"]["httpGet"]["path"] == "/metrics"
+    network = yaml.safe_load(manifests(plane(), ONE[0])[f"{NETWORK}.yaml"])
+    probe = network["spec"]["containers"][0]["livenessProbe"]["httpGet"]
+    assert (probe["path"], probe["port"]) == ("/metrics", 12381)
     assert made["kube-apiserver-http"]["tcpSocket"] == {"host": "127.0.0.1", "port": 8080}

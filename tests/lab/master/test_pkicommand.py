@@ -140,14 +140,12 @@ def test_a_node_gets_pairs_and_kubeconfigs_but_no_authority_s_key(one: Command) 
     text = one("node", "w1", "10.0.9.3", "-o", str(out), "--server", "https://10.0.9.1:6443")
     assert (
         text
-        == f"w1: 4 certificates made, 0 kept, in {out}: copy what is in it to w1:/etc/kubernetes\n"
+        == f"w1: 3 certificates made, 0 kept, in {out}: copy what is in it to w1:/etc/kubernetes\n"
     )
     pairs = {
-        f"pki/{name}.{kind}"
-        for name in ("nodeagent", "kubelet", "netd", "etcd/netd")
-        for kind in ("crt", "key")
+        f"pki/{name}.{kind}" for name in ("nodeagent", "kubelet", "netd") for kind in ("crt", "key")
     }
-    assert tree(out) == {*pairs, "pki/ca.crt", "pki/etcd/ca.crt", "nodeagent.conf", "netd.conf"}
+    assert tree(out) == {*pairs, "pki/ca.crt", "nodeagent.conf", "netd.conf"}
     assert usable(out / "nodeagent.conf") == ("https://10.0.9.1:6443",)
 
 
@@ -227,7 +225,7 @@ def test_what_ends_soon_is_renewed_with_its_kubeconfig(one: Command) -> None:
         "etcd/peer renewed",
         "scheduler renewed",
         f"{conf} holds it",
-        "restart where these are in use: etcd, kube-scheduler",
+        "restart where these are in use: etcd, etcd-network, kube-scheduler",
     ]
     after = [(one.pki / f"{name}.crt").read_bytes() for name in ("etcd/peer", "scheduler")]
     assert not set(before) & set(after)
@@ -241,7 +239,7 @@ def test_all_are_renewed_on_demand(one: Command) -> None:
     text = one("renew", "--all")
     assert text.count(" renewed") == 14 and text.count("holds it") == len(CONFS)
     assert text.splitlines()[-1] == (
-        "restart where these are in use: etcd, kube-apiserver, kube-apiserver-http, "
+        "restart where these are in use: etcd, etcd-network, kube-apiserver, kube-apiserver-http, "
         "kube-controller-manager, kube-scheduler, netd, nodeagent"
     )
     assert (one.pki / "ca.crt").read_bytes() == authority

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+from hostkit.config import CONF_D
 from lab.master import agents
+from lab.master.certificates import NETD_OF_OLD
 from lab.master.manifests import PKI
 from lab.master.pki import Pki
 from lab.master.plane import Plane
 from lab.master.provision import STATE_FILE, Host
+from netd.config import load_settings
 from netd.identity import saved_config
 from netd.state import load_state
 from tests.lab.master.planes import THREE, plane
@@ -51,7 +54,8 @@ def test_a_worker_gets_no_key_but_its_own(tmp_path: Path) -> None:
     host(tmp_path, plane(THREE), "node1", "198.18.0.11").provision()
     pki = tmp_path / "node1" / PKI.lstrip("/")
     keys = {str(path.relative_to(pki)) for path in pki.rglob("*.key")}
-    assert keys == {"nodeagent.key", "kubelet.key", "netd.key", "etcd/netd.key"}
+    assert keys == {"nodeagent.key", "kubelet.key", "netd.key"}
+    assert not (pki / "etcd").exists()
     assert not (tmp_path / "node1/etc/kubernetes/admin.conf").exists()
 
 
@@ -92,13 +96,57 @@ def test_netd_comes_up_with_the_seed_as_after_a_reboot(tmp_path: Path) -> None:
 def test_each_host_prefers_its_own_servers_and_knows_all(tmp_path: Path, insecure: bool) -> None:
     """A master its own, a worker the first."""
     made = plane(THREE, insecure=insecure)
-    netd = agents.netd_settings(made, "master2")
+    netd = agents.netd_settings(made, "master2", "198.18.0.3")
     agent = agents.nodeagent_settings(made, "node1", "198.18.0.11")
     scheme, port = ("http", 8080) if insecure else ("https", 6443)
     urls = [f"{scheme}://198.18.0.{n}:{port}" for n in (2, 3, 4)]
     assert list(netd["master"]) == [urls[1], urls[0], urls[2]]  # type: ignore[arg-type]
     assert list(agent["api-servers"]) == urls  # type: ignore[arg-type]
+    etcds = [f"{scheme}://198.18.0.{n}:{2379 if insecure else 12379}" for n in (2, 3, 4)]
+    assert list(netd["etcd-endpoints"]) == [etcds[1], etcds[0], etcds[2]]  # type: ignore[arg-type]
     assert ("kubeconfig" in netd, "kubeconfig" in agent) == (not insecure, not insecure)
+
+
+def test_a_joined_host_is_the_node_to_api_and_etcd_alike() -> None:
+    """It has one credential, of its own; a prepared host's netd has one beside."""
+    made = plane(THREE)
+    joined = agents.netd_settings(made, "node1", "198.18.0.11", joined=True)
+    assert joined["kubeconfig"] == agents.NODEAGENT_CONF
+    assert joined["etcd-certfile"] == f"{PKI}/node.crt"
+    assert joined["etcd-keyfile"] == f"{PKI}/node.key"
+    prepared = agents.netd_settings(made, "node1", "198.18.0.11")
+    assert prepared["etcd-certfile"] == f"{PKI}/netd.crt"
+    same = set(joined) - {"kubeconfig", "etcd-certfile", "etcd-keyfile"}
+    assert {name: joined[name] for name in same} == {name: prepared[name] for name in same}
+    assert joined["etcd-cafile"] == f"{PKI}/ca.crt"
+
+
+def test_netd_s_own_reader_takes_the_settings(tmp_path: Path) -> None:
+    """From the folder beside the operator's file, with the address that the cluster knows."""
+    host(tmp_path, plane(THREE), "node1", "198.18.0.11").provision()
+    file = tmp_path / "node1/etc/netd/netd.toml"
+    assert Path(agents.NETD_FILE).parent == Path("/etc/netd") / CONF_D
+    file.write_text("")
+    found = load_settings([f"--config={file}"], {})
+    assert str(found["public-ip"]) == "198.18.0.11"
+    assert found["etcd-endpoints"] == plane(THREE).network_etcd_urls()
+
+
+def test_the_operator_s_settings_are_not_touched(tmp_path: Path) -> None:
+    """What barenode wrote in their place before goes; what anybody else wrote stays."""
+    root = tmp_path / "node1"
+    old, own = (root / path.lstrip("/") for path in agents.FILES_OF_OLD)
+    pair = [root / PKI.lstrip("/") / f"{NETD_OF_OLD}.{suffix}" for suffix in ("crt", "key")]
+    for path in (old, own, *pair):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    old.write_text(agents.toml({"ip-masq": True}))
+    own.write_text("# made by barenode, then by me\nv = 4\n")
+    for path in pair:
+        path.write_text("x")
+    one = host(tmp_path, plane(THREE), "node1", "198.18.0.11")
+    one.provision()
+    assert not any(path.exists() for path in (old, *pair))
+    assert own.read_text().endswith("v = 4\n")
 
 
 def test_masters_keep_ordinary_pods_away_and_workers_do_not() -> None:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from netd.bridge.options import Facts, docker_env, drop_in, parse_subnet_env, subnet_env
+from netd.bridge.options import (
+    Facts,
+    docker_env,
+    drop_in,
+    is_enough,
+    parse_subnet_env,
+    subnet_env,
+)
 
 FACTS = Facts(IPv4Network("10.1.0.0/16"), IPv4Network("10.1.33.0/24"), 1450, True)
 ENV = "/run/docker_opts.env"
@@ -113,3 +120,29 @@ def test_another_unit_s_command_is_repeated_with_the_options(unit: str, command:
     assert drop_in(ENV, unit) == (
         f"# Written by netd.\n[Service]\nEnvironmentFile=-{ENV}\nExecStart=\nExecStart={command}\n"
     )
+
+
+STATIC = "# As packaged.\n[Service]\nEnvironmentFile=-/run/docker_opts.env\n"
+DEBIAN = "[Service]\nExecStart=/usr/sbin/dockerd -H fd:// $DOCKER_OPTS\n"
+DOCKER_CE = "[Service]\nExecStart=/usr/bin/dockerd -H fd://\n"
+
+
+@pytest.mark.parametrize(
+    ("static", "unit", "enough"),
+    [
+        (STATIC, DEBIAN, True),
+        (STATIC, "", True),
+        (STATIC, DOCKER_CE, False),
+        (STATIC.replace("=-", "="), DEBIAN, True),
+        ("", DEBIAN, False),
+        ("", "", False),
+        ("[Service]\nEnvironmentFile=-/run/flannel/docker\n", DEBIAN, False),
+        ("[Service]\n# EnvironmentFile=-/run/docker_opts.env\n", DEBIAN, False),
+        (STATIC + "ExecStart=\nExecStart=/usr/bin/dockerd $DOCKER_OPTS\n", DOCKER_CE, True),
+        (STATIC + "ExecStart=\nExecStart=/usr/bin/dockerd\n", DEBIAN, False),
+    ],
+)
+def test_a_drop_in_by_others_is_enough_where_file_and_command_line_fit(
+    static: str, unit: str, enough: bool
+) -> None:
+    assert is_enough(static, ENV, unit) is enough
