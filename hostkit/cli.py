@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from hostkit.config import ConfigError, Settings
+from hostkit.config import ConfigError, Option, Settings, parse_flags
 from hostkit.errors import HostkitError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_RUNNING, EXIT_NOT_READY = 0, 1, 2, 3, 4
@@ -55,6 +55,29 @@ def guarded(name: str, work: Callable[[], int]) -> int:
     except OSError as error:
         say(f"{name}: {error}")
         return EXIT_FAILED
+
+
+def settings_for(
+    name: str,
+    load: Callable[[Sequence[str]], Settings],
+    options: Sequence[Option],
+    argv: Sequence[str],
+    *,
+    file_option: str,
+) -> Settings:
+    """The settings of the command *name*, by *load*; raises ConfigError.
+
+    What is wrong with files on disk, which a running daemon may not have taken, must not keep it
+    from telling: ``status`` does without them. *file_option* names the file.
+    """
+    try:
+        return load(argv)
+    except ConfigError as error:
+        if parse_flags(options, argv)[1] != ["status"]:
+            raise
+        settings = load([*argv, f"--{file_option}="])
+        say(f"{name}: {error}; asking without any file")
+        return settings
 
 
 def print_config(settings: Settings) -> int:

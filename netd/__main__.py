@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from hostkit.cli import (
     print_config,
     print_steps,
     say,
+    settings_for,
 )
-from hostkit.config import ConfigError, Settings, nearest, parse_flags, usage
+from hostkit.config import ConfigError, Settings, nearest, usage
 from netd.config import OPTIONS, Halves, halves_to_clean, halves_to_run, load_settings
 from netd.control import NotRunningError, ask_explain, ask_status
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the netd command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        settings = _load(arguments)
+        settings = settings_for("netd", _load, OPTIONS, arguments, file_option="config")
         command = _command(settings)
     except ConfigError as error:
         say(f"netd: {error}")
@@ -53,17 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded("netd", lambda: _dispatch(command, settings, arguments))
 
 
-def _load(arguments: Sequence[str]) -> Settings:
-    """The settings. What is wrong with files on disk, which a running netd may not have
-    taken, must not keep it from telling: ``status`` does without them."""
-    try:
-        return load_settings(arguments, os.environ)
-    except ConfigError as error:
-        if parse_flags(OPTIONS, arguments)[1] != ["status"]:
-            raise
-        settings = load_settings([*arguments, "--config="], os.environ)
-        say(f"netd: {error}; asking without any file")
-        return settings
+def _load(argv: Sequence[str]) -> Settings:
+    return load_settings(argv, os.environ)
 
 
 def _command(settings: Settings) -> str:
@@ -131,13 +124,14 @@ def _run(settings: Settings, argv: Sequence[str]) -> int:
         if not _hold(settings, halves_to_run(settings), held):
             return EXIT_FAILED
 
-        def reread() -> Settings:
-            return load_settings(argv, os.environ)
-
         async def serve() -> int:
             app = NetdApp(settings, SubprocessRunner())
             reload = Reload(
-                settings, reread, app.problems, files=named_files, file=settings["config"]
+                settings,
+                partial(_load, argv),
+                app.problems,
+                files=named_files,
+                file=settings["config"],
             )
             app.service.on_hang_up(reload)
             return await app.run()

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +27,9 @@ from hostkit.cli import (
     print_config,
     print_steps,
     say,
+    settings_for,
 )
-from hostkit.config import ConfigError, Settings, nearest, parse_flags, usage
+from hostkit.config import ConfigError, Settings, nearest, usage
 from nodeagent.config import OPTIONS, docker_socket, load_settings, sources
 from nodeagent.control import NotRunningError, ask_status, control_socket
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the nodeagent command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        settings = _load(arguments)
+        settings = settings_for("nodeagent", _load, OPTIONS, arguments, file_option="settings")
         command = _command(settings)
     except ConfigError as error:
         say(f"nodeagent: {error}")
@@ -53,17 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded("nodeagent", lambda: _dispatch(command, settings, arguments))
 
 
-def _load(arguments: Sequence[str]) -> Settings:
-    """The settings. What is wrong with files on disk, which a running nodeagent may not have
-    taken, must not keep it from telling: ``status`` does without them."""
-    try:
-        return load_settings(arguments, os.environ)
-    except ConfigError as error:
-        if parse_flags(OPTIONS, arguments)[1] != ["status"]:
-            raise
-        settings = load_settings([*arguments, "--settings="], os.environ)
-        say(f"nodeagent: {error}; asking without any file")
-        return settings
+def _load(argv: Sequence[str]) -> Settings:
+    return load_settings(argv, os.environ)
 
 
 def _command(settings: Settings) -> str:
@@ -121,13 +114,14 @@ def _run(settings: Settings, argv: Sequence[str]) -> int:
         from nodeagent.app import NodeAgentApp  # noqa: PLC0415
         from nodeagent.namedfiles import named_files  # noqa: PLC0415
 
-        def reread() -> Settings:
-            return load_settings(argv, os.environ)
-
         async def serve() -> int:
             app = NodeAgentApp(settings, SubprocessRunner())
             reload = Reload(
-                settings, reread, app.problems, files=named_files, file=settings["settings"]
+                settings,
+                partial(_load, argv),
+                app.problems,
+                files=named_files,
+                file=settings["settings"],
             )
             app.service.on_hang_up(reload)
             return await app.run()

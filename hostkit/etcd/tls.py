@@ -1,6 +1,5 @@
 """TLS towards etcd: the context, and failures turned into a sentence an operator can act on."""
 
-import os
 import ssl
 
 from hostkit import tls
@@ -12,19 +11,6 @@ NO_CLIENT_USAGE = (
     "its gateway cannot connect to its own server: the server certificate needs the extended "
     "key usage clientAuth beside serverAuth"
 )
-
-
-def stamps(config: EtcdConfig) -> tuple[tuple[int, int, int] | None, ...]:
-    """What tells two states of the files of *config* apart: inode, size and time of the last
-    change in ns; None for one that is not there."""
-    found: list[tuple[int, int, int] | None] = []
-    for path in (config.cafile, config.certfile, config.keyfile):
-        try:
-            state = os.stat(path) if path else None  # noqa: PTH116 - asked before each request
-        except OSError:
-            state = None
-        found.append(None if state is None else (state.st_ino, state.st_size, state.st_mtime_ns))
-    return tuple(found)
 
 
 def make_context(config: EtcdConfig) -> ssl.SSLContext:

@@ -6,7 +6,6 @@ because only then must a write not be repeated blindly.
 
 import asyncio
 import io
-import logging
 import os
 import ssl
 from http import HTTPStatus
@@ -20,14 +19,12 @@ from hostkit.etcd.errors import (
     EndpointFault,
     EtcdApiError,
     EtcdAuthError,
-    EtcdConfigError,
     EtcdError,
     EtcdTlsError,
     EtcdVersionError,
 )
+from hostkit.fresh import Fresh
 from hostkit.sockets import host_is_silent, wary_socket
-
-log = logging.getLogger(__name__)
 
 CANCELLED, UNKNOWN, INVALID, DEADLINE, NOT_FOUND = 1, 2, 3, 4, 5
 DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 7, 8, 14, 16
@@ -69,9 +66,10 @@ class Transport:
     def __init__(self, config: EtcdConfig) -> None:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
-        self._files = tls.stamps(config)
-        self._ssl = tls.make_context(config) if config.tls else None
-        self._told = ""
+        self._context: Fresh[ssl.SSLContext] | None = None
+        if config.tls:
+            files = (config.cafile, config.certfile, config.keyfile)
+            self._context = Fresh("certificates", files, lambda: tls.make_context(config))
 
     async def post(
         self, endpoint: str, path: str, body: bytes, *, token: str, timeout: float
@@ -110,27 +108,8 @@ class Transport:
 
     def reload(self) -> None:
         """Read the certificate files again before the next request, whatever they look like."""
-        self._files = ()
-
-    def _context(self) -> ssl.SSLContext | bool:
-        """The TLS context for the files as they are now.
-
-        Files that cannot be used (half of a renewed pair, or gone for a moment) leave what was
-        read before in force, and are tried again at the next request.
-        """
-        if self._ssl is None:
-            return True
-        files = tls.stamps(self._config)
-        if files != self._files:
-            try:
-                self._ssl = tls.make_context(self._config)
-            except EtcdConfigError as error:
-                if str(error) != self._told:
-                    self._told = str(error)
-                    log.warning("keeping the certificates read before: %s", error)
-            else:
-                self._files, self._told = files, ""
-        return self._ssl
+        if self._context is not None:
+            self._context.forget()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -163,7 +142,7 @@ class Transport:
             data=body if len(body) < 2**20 else io.BytesIO(body),
             headers=headers,
             timeout=limits,
-            ssl=self._context(),
+            ssl=True if self._context is None else self._context.get(),
             allow_redirects=False,
         )
 

@@ -1,58 +1,15 @@
-"""Tokens and certificates, taken anew when their files change.
+"""Tokens and certificates, taken anew when their files change."""
 
-A file that cannot be used after a change (half written, or gone for a moment) leaves what was
-read before in force; the change is tried again at the next use.
-"""
-
-import logging
 import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from hostkit.errors import cut
+from hostkit.fresh import Fresh
 from hostkit.kube.config import KubeConfig
 from hostkit.kube.errors import KubeConfigError
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-# What tells two states of a file apart: inode, size and time of the last change in ns.
-_Stamp = tuple[tuple[int, int, int] | None, ...]
-
-
-class _Fresh(Generic[T]):
-    """What *read* makes of *paths*, made again when one of them changes."""
-
-    def __init__(self, paths: tuple[str, ...], read: Callable[[], T]) -> None:
-        self._paths = tuple(path for path in paths if path)
-        self._read = read
-        self._stamp = self._look()
-        self._told = ""
-        self.value = read()
-
-    def get(self) -> T:
-        """The value for the files as they are now."""
-        stamp = self._look()
-        if stamp != self._stamp:
-            try:
-                self.value = self._read()
-            except KubeConfigError as error:
-                if str(error) != self._told:
-                    self._told = str(error)
-                    log.warning("keeping the credentials read before: %s", error)
-            else:
-                self._stamp, self._told = stamp, ""
-        return self.value
-
-    def forget(self) -> None:
-        """Read again at the next use, whatever the files look like."""
-        self._stamp = ()
-
-    def _look(self) -> _Stamp:
-        return tuple(_stamp(path) for path in self._paths)
 
 
 class Credentials:
@@ -65,11 +22,10 @@ class Credentials:
         self._context = None
         self._token = None
         if config.tls:
-            self._context = _Fresh(
-                (config.ca_file, config.cert_file, config.key_file), lambda: _context(config)
-            )
+            files = (config.ca_file, config.cert_file, config.key_file)
+            self._context = Fresh("certificates", files, lambda: _context(config))
             # clientcmd does the same: a token never goes over a connection that anyone can read.
-            self._token = _Fresh((config.token_file,), lambda: _read_token(config))
+            self._token = Fresh("token", (config.token_file,), lambda: _read_token(config))
 
     def token(self) -> str:
         """The bearer token, "" for none."""
@@ -86,14 +42,6 @@ class Credentials:
         before = self._token.value
         self._token.forget()
         return self._token.get() != before
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - pathlib's costs twice as much, before each request
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read_token(config: KubeConfig) -> str:

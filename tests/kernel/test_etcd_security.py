@@ -116,17 +116,19 @@ async def test_a_certificate_renewed_before_its_end_is_used_by_the_next_request(
     files = {"cafile": str(authority.cert), "certfile": str(old.cert), "keyfile": str(old.key)}
     async with secured(tmp_path, authority) as cluster, client_of(cluster, **files) as client:
         await client.put("/a", b"1")
-        before = client._transport._ssl
+        context = client._transport._context
+        assert context is not None
+        before = context.value
         new.cert.replace(old.cert)
         for value in (b"2", b"3"):
             await client.put("/a", value)
-        assert client._transport._ssl is before
+        assert context.value is before
         warnings = [one for one in caplog.messages if "keeping the certificates" in one]
         assert len(warnings) == 1
         assert str(old.cert) in warnings[0]
         new.key.replace(old.key)
         await client.put("/a", b"4")
-        assert client._transport._ssl is not before
+        assert context.value is not before
 
 
 @pytest.mark.parametrize(
