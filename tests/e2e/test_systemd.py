@@ -321,3 +321,45 @@ def test_power_fails_while_etcd_and_the_api_server_are_away(site: Site, host: Ho
     assert "--bip=" in host.read(f"/proc/{pid(host, 'docker')}/cmdline")
     site.etcd.start()
     site.settled()
+
+
+def test_a_netd_that_refuses_its_settings_at_boot_lets_docker_start(site: Site, host: Host) -> None:
+    host.write(BROKEN, "no-such-setting = 1\n")
+    host.power_off()
+    host.boot()
+    assert active(host, "docker")
+    assert not active(host, "netd")
+    assert "unknown setting no-such-setting" in host.journal("netd")
+    host.run("rm", BROKEN)
+    follow_netd(site, host)
+
+
+def test_docker_waits_for_a_netd_without_a_subnet_and_not_for_ever(site: Site, host: Host) -> None:
+    """etcd may be a container of this very host."""
+    assert host.show("netd", "TimeoutStartUSec") == "5min"
+    host.write(PATIENCE, "[Service]\nTimeoutStartSec=20\n")
+    host.run("rm", "/var/lib/netd/state.json")
+    host.power_off()
+    # Without its state netd is another host to its own lease, which would stand for minutes.
+    site.etcd.ctl("del", "--prefix", "/coreos.com/network/subnets/")
+    site.etcd.stop()
+    host.switch_on()
+    wait_for(lambda: "no network config" in host.show("netd", "StatusText"), "netd says why")
+    assert not active(host, "docker")
+    wait_for(lambda: active(host, "docker"), "Docker starts without netd")
+    wait_for(lambda: host.show("netd", "SubState") == "start", "netd is started again")
+    site.etcd.start()
+    host.run("rm", PATIENCE)
+    host.run("systemctl", "daemon-reload")
+    follow_netd(site, host)
+
+
+def follow_netd(site: Site, host: Host) -> None:
+    """Restart a Docker that was started without netd: its containers may hold the wrong docker0."""
+
+    def told() -> bool:
+        return active(host, "netd") or "containers use it" in str(site.netd().get("problems"))
+
+    wait_for(told, "netd has made its bridge, or says why it cannot")
+    host.run("systemctl", "restart", "docker")
+    site.settled()
