@@ -228,7 +228,7 @@ class Systemd:
             if self._clock() >= deadline:
                 why = f": {said}" if said else f" ({unit.active}, {unit.sub})"
                 raise LabError(
-                    f"{name} is not up after {timeout:g} s{why}; see 'journalctl -u {subject}',"
+                    f"{name} is not up after {timeout:.0f} s{why}; see 'journalctl -u {subject}',"
                     " and repeat the command when the cause is mended"
                 )
             await self._sleep(_POLL)

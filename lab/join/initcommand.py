@@ -9,6 +9,7 @@ from hostkit.command import SubprocessRunner
 from hostkit.config import duration
 from lab.errors import UsageError
 from lab.join import firstmaster, tokens
+from lab.join.alone import alone
 from lab.join.bootstrap import Joined
 from lab.join.firstmaster import Asked
 from lab.join.images import HostImages, ImageWish
@@ -106,7 +107,8 @@ async def run(args: argparse.Namespace, output: Output) -> int:
     cache = Paths.standard(os.environ).cache
     runner = SubprocessRunner()
     images = HostImages(runner, cache, output.progress)
-    done = await Init(runner, images, output.progress).run(request)
+    with alone():
+        done = await Init(runner, images, output.progress).run(request)
     show(done, output, json=args.json)
     return 0
 

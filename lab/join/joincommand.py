@@ -10,6 +10,7 @@ from hostkit.command import SubprocessRunner
 from hostkit.config import duration
 from lab.errors import UsageError
 from lab.join import discovery, renew
+from lab.join.alone import alone
 from lab.join.discovery import Server
 from lab.join.joining import LEAST, NEW_LINE, Asked, Join
 from lab.join.tokens import Token
@@ -54,7 +55,9 @@ async def run(args: argparse.Namespace, output: Output) -> int:
     """Run the command in *args*; returns its exit status, raises LabError."""
     if args.renew:
         return await renew.run(args, output)
-    joined = await Join(asked(args), SubprocessRunner(), output.progress).run()
+    wish = asked(args)
+    with alone():
+        joined = await Join(wish, SubprocessRunner(), output.progress).run()
     if args.json:
         output.json(joined)
         return 0

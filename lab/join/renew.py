@@ -15,6 +15,7 @@ from pathlib import Path
 from hostkit.kube.config import KubeConfig
 from lab.errors import LabError, UsageError
 from lab.join import csr, record
+from lab.join.alone import alone
 from lab.join.api import Api
 from lab.join.hostservices import Report
 from lab.join.member import CA, Member, x509_bundle
@@ -69,7 +70,8 @@ async def run(args: argparse.Namespace, output: Output) -> int:
     """Run the command in *args*; returns its exit status, raises LabError."""
     if args.server or args.token or args.token_file or args.ca_hash:
         raise UsageError("--renew takes no ADDRESS, token or hash: it uses the present certificate")
-    done = await renew(output.progress)
+    with alone():
+        done = await renew(output.progress)
     if args.json:
         output.json(done)
     else:

@@ -21,6 +21,7 @@ from hostkit.kube import config as kube
 from hostkit.kube.errors import NotFound
 from lab.errors import LabError, PrerequisiteError, UsageError
 from lab.join import cleaning, hostservices, leftovers, record
+from lab.join.alone import alone
 from lab.join.api import Api
 from lab.join.dockerbridge import BRIDGE, RESTARTED, own_bridge
 from lab.join.hostservices import DOCKER, Outcome, Report, Systemd
@@ -65,6 +66,20 @@ async def run(args: argparse.Namespace, output: Output) -> int:
     """Run the command in *args*; returns its exit status, raises LabError."""
     if os.geteuid() != 0:
         raise PrerequisiteError("this needs root: run it with sudo")
+    with alone():
+        done = await _run(args, output)
+    if done is None:
+        return 1
+    failed = [step for step in done.steps if not step.ok]
+    for step in failed:
+        output.error(f"{step.what}: {step.result}")
+    if not failed and not args.json:
+        output.line(f"{done.node or 'this host'} is reset: nothing of the cluster is left here")
+    return 1 if failed else 0
+
+
+async def _run(args: argparse.Namespace, output: Output) -> Reset | None:
+    """The result, None when the operator does not want it."""
     root = Path("/")
     known, damaged = _known(root / RECORD_FILE.lstrip("/"))
     found = leftovers.find(root, known)
@@ -72,19 +87,14 @@ async def run(args: argparse.Namespace, output: Output) -> int:
         output.progress("reset", line)
     if not (args.yes or args.purge) and not confirmed(sys.stdin.isatty(), input):
         output.error("nothing was done")
-        return 1
+        return None
     pods = _pods_and_images if args.purge else cleaning.clean_pods
     done = await reset(SubprocessRunner(), output.progress, known, found, root=root, pods=pods)
     if damaged:
         output.progress("record", damaged)
     if args.json:
         output.json(done)
-    failed = [step for step in done.steps if not step.ok]
-    for step in failed:
-        output.error(f"{step.what}: {step.result}")
-    if not failed and not args.json:
-        output.line(f"{done.node or 'this host'} is reset: nothing of the cluster is left here")
-    return 1 if failed else 0
+    return done
 
 
 def warnings(known: Record | None, found: Leftovers) -> list[str]:

@@ -2,9 +2,11 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -169,6 +171,141 @@ def test_a_maintainer_script_refuses_an_unknown_call(name: str, tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode == 1
     assert "unheard-of" in done.stderr
+
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >>"$CALLS"
+[ "$1 $2" != "--quiet is-active" ] || grep -qx "$3" "$ACTIVE"
+"""
+
+
+class Booted:
+    """postinst on a host with systemd, of which *active* units run.
+
+    *stopped* are those that prerm has stopped at a removal.
+    """
+
+    def __init__(self, folder: Path, *, active: Sequence[str] = (), stopped: Sequence[str] = ()):
+        self.removed = folder / "removed"
+        self.calls = folder / "calls"
+        self._folder = folder
+        (folder / "booted").mkdir()
+        (folder / "bin").mkdir()
+        (folder / "active").write_text("".join(f"{name}\n" for name in active))
+        if stopped:
+            self.removed.mkdir()
+            (self.removed / "running").write_text("".join(f"{name}\n" for name in stopped))
+        self.command("systemctl", SYSTEMCTL)
+        for daemon in ("netd", "nodeagent"):
+            self.command(daemon, "#!/bin/sh\n")
+        self.command("policy", "#!/bin/sh\n")
+
+    def command(self, name: str, text: str) -> None:
+        """Put a command in place of the host's."""
+        file = self._folder / "bin" / name
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def run(self, *argv: str) -> str:
+        """What the script says on stderr."""
+        text = (DEBIAN / "postinst").read_text()
+        for there, here in {
+            "/run/systemd/system": "booted",
+            "/var/lib/barenode/removed": "removed",
+            "/usr/sbin/policy-rc.d": "bin/policy",
+            "/usr/bin/": "bin/",
+            "/lib/systemd/systemd-": "none/",
+        }.items():
+            text = text.replace(there, f"{self._folder}/{here}")
+        script = self._folder / "script"
+        script.write_text(text)
+        done = subprocess.run(
+            ["/bin/sh", str(script), *argv],
+            capture_output=True, text=True, check=False, timeout=60,
+            env={
+                "PATH": f"{self._folder}/bin:/usr/bin:/bin",
+                "CALLS": str(self.calls), "ACTIVE": str(self._folder / "active"),
+            },
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def asked(self, verb: str) -> list[str]:
+        """The units that systemd was asked to *verb*, in their order."""
+        words = [line.split() for line in self.calls.read_text().splitlines()]
+        return [line[-1] for line in words if verb in line]
+
+
+@pytest.mark.parametrize("call", [("configure", "0.1.0"), ("abort-remove",)])
+def test_what_a_removal_has_stopped_runs_again(call: tuple[str, ...], tmp_path: Path) -> None:
+    """netd before nodeagent; and the copy for a purge goes."""
+    host = Booted(tmp_path, stopped=("nodeagent.service", "netd.service"))
+    assert host.run(*call) == ""
+    assert host.asked("start") == ["netd.service", "nodeagent.service"]
+    assert not host.removed.exists()
+
+
+def test_an_upgrade_starts_nothing_that_the_operator_stopped(tmp_path: Path) -> None:
+    """systemd restarts what runs, and is not asked for a start."""
+    host = Booted(tmp_path, active=("netd.service",))
+    assert host.run("configure", "0.0.9") == ""
+    assert host.asked("start") == []
+    assert host.asked("try-restart") == ["netd.service", "nodeagent.service"]
+
+
+def test_what_the_policy_forbids_is_not_started(tmp_path: Path) -> None:
+    """101 is its no, invoke-rc.d's protocol."""
+    host = Booted(tmp_path, stopped=("netd.service",))
+    host.command("policy", "#!/bin/sh\nexit 101\n")
+    host.run("configure", "0.1.0")
+    assert host.asked("start") == host.asked("try-restart") == []
+
+
+def test_an_upgrade_says_of_refused_settings_that_they_hold_a_daemon_up(tmp_path: Path) -> None:
+    """In the terminal, where the operator looks; a daemon that does not run is not asked."""
+    host = Booted(tmp_path, active=("netd.service",))
+    for daemon in ("netd", "nodeagent"):
+        host.command(daemon, f"#!/bin/sh\necho '{daemon}: v: no number' >&2\nexit 2\n")
+    said = host.run("configure", "0.0.9")
+    assert said == "barenode: netd starts again when this is mended: netd: v: no number\n"
+    assert host.asked("try-restart") == ["netd.service", "nodeagent.service"]
+
+
+@pytest.mark.parametrize(("docker", "status"), [(True, 1), (False, 0)])
+def test_a_purge_fails_for_what_another_try_may_remove(
+    docker: bool, status: int, tmp_path: Path
+) -> None:
+    """And not when Docker, which would have to remove its containers, is gone with the package."""
+    (tmp_path / "booted").mkdir()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "state/removed/lib").mkdir(parents=True)
+    (tmp_path / "state/removed/running").write_text("netd.service\n")
+    commands = {
+        "python3": '#!/bin/sh\ncase "$*" in *" reset "*) exit 1 ;; esac\n',
+        "systemctl": "#!/bin/sh\n",
+        **({"dockerd": "#!/bin/sh\n"} if docker else {}),
+    }
+    for name, text in commands.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    for name in ("find", "grep", "ls", "mkdir", "touch", "rm", "rmdir", "cut"):
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name) or name)
+    text = (DEBIAN / "postrm").read_text()
+    text = text.replace("/run/systemd/system", f"{tmp_path}/booted")
+    text = text.replace("/var/lib/barenode", f"{tmp_path}/state")
+    text = text.replace("/usr/bin/python3", f"{tmp_path}/bin/python3")
+    text = re.sub(r"(?<=[ \n\"])/(etc|run|var)/", f"{tmp_path}/none/", text)
+    script = tmp_path / "postrm"
+    script.write_text(text)
+    done = subprocess.run(
+        ["/bin/sh", str(script), "purge"],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={"PATH": f"{tmp_path}/bin"},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert ("dpkg --purge barenode" in done.stderr) is docker
+    assert ("Docker is not installed" in done.stderr) is not docker
+    assert (tmp_path / "state/removed").exists() is docker
 
 
 def _quiet(folder: Path, name: str) -> Path:
