@@ -162,7 +162,7 @@ def build_parser(version: str) -> Parser:
     """The parser of the whole command."""
     parser = Parser(
         prog="barenode",
-        description="Kubernetes nodes from bare Linux hosts: a whole cluster on this machine",
+        description="Kubernetes nodes from bare Linux hosts, and whole clusters on one machine",
         epilog=_EPILOG,
         allow_abbrev=False,
     )

@@ -16,6 +16,7 @@ from lab import probe
 from lab.control import Api, admin_context, is_ready, request
 from lab.errors import LabError
 from lab.hyperkube import Hyperkube
+from lab.join.objects import ROLE_LABELS
 from lab.master import agents
 from lab.master.certificates import for_users
 from lab.master.pki import Pki
@@ -24,9 +25,6 @@ from lab.master.provision import Host
 from lab.model import KubernetesSpec, LabSpec, NodeSpec, ProcessRef
 from lab.recipes import RECIPES
 from lab.store import Paths
-
-ROLES = ("node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane")
-"""What ``kubectl get nodes`` shows as roles. A node may not give itself these labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ async def joined(spec: LabSpec, node: NodeSpec) -> str | None:
         if not is_ready(found):
             return "waiting for it to be Ready"
         if node.master:
-            body = {"metadata": {"labels": dict.fromkeys(ROLES, "")}}
+            body = {"metadata": {"labels": dict.fromkeys(ROLE_LABELS, "")}}
             await api.call("PATCH", f"/api/v1/nodes/{node.name}", body)
     except LabError:
         return "waiting for its registration"

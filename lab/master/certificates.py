@@ -5,7 +5,7 @@ look for certificates, hold for these hosts too.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -158,7 +158,6 @@ def for_master(plane: Plane, master: Master) -> tuple[Wanted, ...]:
         )
         for text in source
     )
-    own, called = _split((master.address, master.name, "127.0.0.1", "localhost"))
     return (
         Wanted("apiserver", "ca", "kube-apiserver", addresses=addresses, names=names, server=True),
         Wanted(
@@ -169,24 +168,7 @@ def for_master(plane: Plane, master: Master) -> tuple[Wanted, ...]:
             client=True,
         ),
         Wanted("front-proxy-client", "front-proxy-ca", "front-proxy-client", client=True),
-        # etcd's JSON gateway logs in to its own server with the server's certificate: without
-        # the usage clientAuth it answers every request with 503.
-        *(
-            Wanted(
-                name,
-                issuer,
-                master.name,
-                addresses=own,
-                names=called,
-                server=True,
-                client=True,
-            )
-            for name, issuer in (
-                ("etcd/server", "etcd/ca"),
-                ("etcd/peer", "etcd/ca"),
-                ("network/server", "ca"),
-            )
-        ),
+        *_etcd_members(master),
         Wanted(
             "etcd/healthcheck-client",
             "etcd/ca",
@@ -196,6 +178,20 @@ def for_master(plane: Plane, master: Master) -> tuple[Wanted, ...]:
         ),
         Wanted("apiserver-etcd-client", "etcd/ca", "kube-apiserver-etcd-client", client=True),
     )
+
+
+def _etcd_members(master: Master) -> Iterator[Wanted]:
+    own, called = _split((master.address, master.name, "127.0.0.1", "localhost"))
+    for name, issuer in (
+        ("etcd/server", "etcd/ca"),
+        ("etcd/peer", "etcd/ca"),
+        ("network/server", "ca"),
+    ):
+        # etcd's JSON gateway logs in to its own server with the server's certificate: without
+        # the usage clientAuth it answers every request with 503.
+        yield Wanted(
+            name, issuer, master.name, addresses=own, names=called, server=True, client=True
+        )
 
 
 def for_users(plane: Plane) -> tuple[Wanted, ...]:

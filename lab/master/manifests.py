@@ -5,6 +5,8 @@ are kubeadm's. What a version of Kubernetes needs otherwise than others is decid
 release in which it changed beside it.
 """
 
+from collections.abc import Mapping
+
 from lab.master.etcdpods import etcd_pod, etcds
 from lab.master.plane import API_PORT, ETCD_PORT, INSECURE_PORT, Master, Plane, Version
 from lab.master.staticpod import KUBERNETES, PKI, Raw, flags, static_pod, text
@@ -30,8 +32,18 @@ _HTTP_FIGURES_GONE = Version(1, 23)
 """--port of controller manager and scheduler does nothing from here on; 1.24 does not know it."""
 
 
-def manifests(plane: Plane, master: Master) -> dict[str, str]:
-    """The text of each file for the manifest folder of *master*, by file name."""
+CERTIFIED = "barenode/certificates"
+"""The annotation that tells which certificates a pod was made for."""
+
+
+def manifests(
+    plane: Plane, master: Master, certified: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The text of each file for the manifest folder of *master*, by file name.
+
+    *certified* is a digest of the certificates that a pod uses, by the pod's name. Kubernetes'
+    commands read them at their start: a pod is made anew when its digest changes.
+    """
     pods = [
         *(etcd_pod(etcd, plane, master) for etcd in etcds(plane)),
         _apiserver(plane, master),
@@ -40,6 +52,9 @@ def manifests(plane: Plane, master: Master) -> dict[str, str]:
     ]
     if plane.insecure and plane.version >= _HTTP_PORT_GONE:
         pods.append(_plain_http(plane))
+    for pod in pods:
+        if digest := (certified or {}).get(pod["metadata"]["name"]):
+            pod["metadata"]["annotations"] = {CERTIFIED: digest}
     return {f"{pod['metadata']['name']}.yaml": text(pod) for pod in pods}
 
 

@@ -11,6 +11,7 @@ lab. Everything can be repeated: what is there and still fits stays, except for 
 settings, which are written again when their text changes.
 """
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -95,8 +96,20 @@ class Host:
         """Write a master's manifests: from then on nodeagent starts the control plane."""
         if self._master is None:
             return
-        for name, text in manifests(self._plane, self._master).items():
+        for name, text in manifests(self._plane, self._master, self._certified()).items():
             self._write(f"{agents.MANIFESTS}/{name}", text.encode(), 0o600)
+
+    def _certified(self) -> dict[str, str]:
+        """A digest of the certificates that each daemon uses, by its name."""
+        used: dict[str, list[bytes]] = {}
+        for name, daemons in sorted(certificates.USED_BY.items()):
+            path = self._path(f"{PKI}/{name}.crt")
+            for daemon in daemons if path.exists() else ():
+                used.setdefault(daemon, []).append(path.read_bytes())
+        return {
+            daemon: hashlib.sha256(b"".join(texts)).hexdigest()[:16]
+            for daemon, texts in used.items()
+        }
 
     def _authorities(self) -> None:
         master = self._master is not None

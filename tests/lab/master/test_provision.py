@@ -11,7 +11,7 @@ import pytest
 
 from hostkit.config import CONF_D
 from lab.master import agents
-from lab.master.certificates import NETD_OF_OLD
+from lab.master.certificates import NETD_OF_OLD, for_users
 from lab.master.manifests import PKI
 from lab.master.pki import Pki
 from lab.master.plane import Plane
@@ -78,6 +78,22 @@ def test_repeating_it_changes_nothing(tmp_path: Path) -> None:
     one.begin()
     one.place_manifests()
     assert files(tmp_path) == before
+
+
+def test_a_renewed_certificate_remakes_the_pods_that_use_it(tmp_path: Path) -> None:
+    """Kubernetes' commands read it at their start alone."""
+    made = plane()
+    one = host(tmp_path, made)
+    one.provision()
+    one.place_manifests()
+    folder = tmp_path / "master1" / agents.MANIFESTS.lstrip("/")
+    before = files(folder)
+    scheduler = next(one for one in for_users(made) if one.name == "scheduler")
+    Pki(tmp_path / "pki").issue(scheduler, tmp_path / "master1" / PKI.lstrip("/"), anew=True)
+    one.provision()
+    one.place_manifests()
+    after = files(folder)
+    assert {name for name in before if before[name] != after[name]} == {"kube-scheduler.yaml"}
 
 
 def test_netd_comes_up_with_the_seed_as_after_a_reboot(tmp_path: Path) -> None:
