@@ -64,7 +64,7 @@ engine: venv ## a real Docker Engine
 e2e: venv kubernetes deb ## whole labs, a real Kubernetes, the package on booted hosts
 	$(PYTEST) tests/e2e $(ARGS)
 
-kubernetes: setup ## build Kubernetes from Debian's source, once: 5 to 20 minutes
+kubernetes: setup ## build Kubernetes from Debian's source, once: 4 to 20 minutes
 	@lab/assets/kubernetes.sh kube-apiserver kube-controller-manager kube-scheduler kubectl
 
 vms: deb ## the package on emulated machines: half an hour, root

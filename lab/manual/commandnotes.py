@@ -23,6 +23,10 @@ _HOST_FILES = (
     ("/etc/nodeagent/conf.d/50-cluster.toml", "nodeagent's settings for this cluster"),
     (RECORD_FILE, "what this host has become"),
 )
+_MASTERS_DATA = (
+    ("/var/lib/etcd", "the cluster's objects"),
+    ("/var/lib/etcd-network", "leases of the overlay network"),
+)
 _LAB_ENVIRONMENT = (
     ("BARENODE_DATA", "folder of labs' disks (default: `/var/lib/barenode`)"),
     ("BARENODE_CACHE", "folder of images and packages (default: `/var/cache/barenode`)"),
@@ -68,9 +72,9 @@ COMMANDS = {
             *_HOST_FILES,
             ("/etc/kubernetes/admin.conf", "the administrator's kubeconfig"),
             ("/etc/kubernetes/manifests", "static pods of the control plane"),
-            ("/var/lib/etcd", "the cluster's objects"),
-            ("/var/lib/etcd-network", "leases of the overlay network"),
+            *_MASTERS_DATA,
         ),
+        environment=_LAB_ENVIRONMENT[1:],
         examples=(
             Example(("barenode init --address 192.168.33.10",), "On a host with several networks:"),
             Example(
@@ -83,9 +87,9 @@ COMMANDS = {
     "join": Notes(
         description=(
             "Makes this host a node of the cluster whose API server is at `ADDRESS`. The server's"
-            " CA is checked against `--ca-hash`; the token then opens the cluster's configuration"
-            " and lets the host ask for certificates of its own. It enables and starts netd and"
-            " nodeagent and waits until the node is Ready.",
+            " CA is checked against `--ca-hash`, without which there is no join; the token then"
+            " opens the cluster's configuration and lets the host ask for certificates of its own."
+            " It enables and starts netd and nodeagent and waits until the node is Ready.",
             "`barenode token create --print-join-command` on a master prints the whole line. A"
             " wrong or expired token, a clock that differs, an address or a name that another"
             " node has and a port that cannot be reached are each told in a sentence that says"
@@ -114,14 +118,15 @@ COMMANDS = {
         description=(
             "Takes back what `init` or `join` made of this host: the Node object, the pods, the"
             " overlay network with its rules, certificates, settings and, on a master, the"
-            " cluster's data. Both services are stopped and disabled. Docker is restarted if it"
-            " runs, so that it makes its own bridge again.",
-            "On a terminal it asks before it begins. Each step stands by itself: one that fails is"
-            " named, and the others are done. What somebody else put beside it stays and is"
-            " named.",
-            "Purging the package does the same.",
+            " cluster's data. Both services are stopped and disabled. A Docker that followed netd"
+            " is restarted, so that it makes its own bridge again.",
+            "On a terminal it asks before it begins, elsewhere it wants `--yes`. Each step stands"
+            " by itself: one that fails is named, and the others are done. What somebody else put"
+            " beside it stays and is named.",
+            "The data of a master is the whole cluster's: reset, or a purge of the package, which"
+            " does the same, ends it for all nodes.",
         ),
-        files=_HOST_FILES,
+        files=(*_HOST_FILES, *_MASTERS_DATA),
         examples=(Example(("barenode reset --yes",), "Without a question:"),),
         see=("barenode-init(8)", "barenode-join(8)", "netd(8)", "nodeagent(8)"),
     ),
@@ -130,7 +135,8 @@ COMMANDS = {
             "Makes, lists and deletes the tokens with which hosts join. A token ends by itself"
             " after a time. Its secret part is shown once, when it is made; what a node needs"
             " later is its own certificate and not the token.",
-            "To be run on a master, where it uses `/etc/kubernetes/admin.conf`.",
+            "To be run on a master, where it uses `/etc/kubernetes/admin.conf`, or elsewhere with a"
+            " copy of that file by `--kubeconfig`.",
         ),
         files=(("/etc/kubernetes/admin.conf", "the administrator's kubeconfig"),),
         examples=(
@@ -148,7 +154,7 @@ COMMANDS = {
             " own, in which real etcd, dockerd, netd and nodeagent run. The machine's own network"
             " and an installed Docker are not touched. It needs root.",
             "With `--control-plane kubernetes` masters run a real Kubernetes in static pods. Its"
-            " commands are built from Debian's source package the first time, which takes 5 to"
+            " commands are built from Debian's source package the first time, which takes 4 to"
             " 20 minutes, unless they are given.",
             "`exec` and `kubectl` exit as their command did.",
         ),

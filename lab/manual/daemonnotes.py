@@ -19,6 +19,10 @@ _FLAGS = (
     " stands alone, or takes `=true` or `=false`. An underscore in a name counts as a dash. Each"
     " flag but those that ask for an answer is also a setting of"
 )
+_DISABLED = (
+    "The package installs the service disabled. `barenode`(8) `init` and `join` write its settings"
+    " and enable it; who writes them by hand runs"
+)
 _DROP_IN_FOLDER = "further settings, sorted by name; what `barenode init` and `join` write is here"
 _VARIABLES = "environment of both services: NAME=VALUE lines, read by systemd when it starts them"
 
@@ -35,6 +39,7 @@ NETD = Notes(
         "Whatever others change or remove of it, netd puts right. Without etcd it comes up from"
         " its saved state after three seconds. Losing etcd or the API server stops no traffic, nor"
         " does stopping netd: what it made stays until `netd cleanup`.",
+        f"{_DISABLED} `systemctl enable --now netd`.",
         f"{_FLAGS} `netd.toml`(5).",
     ),
     status=(
@@ -94,6 +99,7 @@ NODEAGENT = Notes(
         " `--config` is the kubelet's older flag of that name and names manifests of pods; the"
         " file with settings is `--settings`. Flags of the kubelet that are not listed are taken"
         " where they ask for nothing that is not done.",
+        f"{_DISABLED} `systemctl enable --now nodeagent`.",
         f"{_FLAGS} `nodeagent.toml`(5).",
     ),
     status=(

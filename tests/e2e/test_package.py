@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -281,13 +282,12 @@ def test_a_wrong_join_line_is_answered_by_what_to_do(mastered: World) -> None:
 def test_a_token_ends(mastered: World) -> None:
     """One that has run out opens nothing."""
     create = mastered.master.run("barenode", "token", "create", "--ttl", "1s", "--json").stdout
-    token = json.loads(create)["token"]
+    made = json.loads(create)
+    end = datetime.fromisoformat(made["expires"])
+    wait_for(lambda: datetime.now(UTC) > end, "the token's end")
     place = mastered.line.index("--token") + 1
-    line = (*mastered.line[:place], token, *mastered.line[place + 1 :])
-    wait_for(
-        lambda: "barenode token create" in refused(mastered.workers[1], *line),
-        "the token has ended",
-    )
+    line = (*mastered.line[:place], made["token"], *mastered.line[place + 1 :])
+    assert "barenode token create" in refused(mastered.workers[1], *line)
 
 
 def test_one_command_makes_a_host_a_node(cluster: World) -> None:
