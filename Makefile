@@ -67,8 +67,10 @@ e2e: venv kubernetes deb ## whole labs, a real Kubernetes, the package on booted
 kubernetes: setup ## build Kubernetes from Debian's source, once: 4 to 20 minutes
 	@lab/assets/kubernetes.sh kube-apiserver kube-controller-manager kube-scheduler kubectl
 
-vms: deb ## the package on emulated machines: half an hour, root
+vms: venv deb ## the package on emulated machines: about ten minutes, root
 	@packaging/setup.sh apt-packages-vms.txt
+	@mkdir -p dist/images
+	@for image in hyperkube etcd; do $(BIN)/barenode image build $$image -o dist/images/$$image.tar || exit 1; done
 	@vagrant/qemu/cluster.sh
 
 bench: venv ## measure against a baseline in the same run
