@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lab.imageflags import add_hyperkube
 from lab.join import initcommand, joincommand, resetcommand, tokencommand
 from lab.manual import command as manualcommand
 from lab.master import hostcommand, pkicommand
@@ -87,29 +88,6 @@ def _add_control_plane(parser: Parser) -> None:
         help="API and etcd in plain HTTP without credentials (default: TLS)",
     )
     add_hyperkube(real)
-
-
-def add_hyperkube(group: "argparse._ArgumentGroup") -> None:
-    """The flags that say where Kubernetes' commands come from."""
-    group.add_argument(
-        "--hyperkube-image",
-        default="",
-        metavar="IMAGE",
-        help="an image, or a 'docker save' archive, with Kubernetes' commands behind /hyperkube",
-    )
-    group.add_argument(
-        "--kube-bin-dir",
-        default="",
-        metavar="DIR",
-        help="folder with kube-apiserver, kube-controller-manager and kube-scheduler"
-        " (default: built from Debian's source package, once)",
-    )
-    group.add_argument(
-        "--kubernetes-version",
-        default="",
-        metavar="VERSION",
-        help="what is in --hyperkube-image, where its tag does not tell",
-    )
 
 
 def _add_life(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -23,7 +23,6 @@ Raw = dict[str, Any]
 Report = Callable[[str, str], None]
 
 _POLL = 0.5
-_TAINTS = frozenset({"node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane"})
 
 
 def now_utc() -> datetime:
@@ -119,7 +118,7 @@ async def make_master(api: Api, name: str, *, schedule_pods: bool) -> str:
         body = {"metadata": {"labels": dict.fromkeys(objects.ROLE_LABELS, "")}}
         await api.call("PATCH", path, body)
     taints = node.get("spec", {}).get("taints") or []
-    kept = [taint for taint in taints if taint.get("key") not in _TAINTS]
+    kept = [taint for taint in taints if taint.get("key") not in objects.ROLE_LABELS]
     if schedule_pods and len(kept) < len(taints):
         await api.call("PATCH", path, {"spec": {"taints": kept}})
     conditions = node.get("status", {}).get("conditions") or []

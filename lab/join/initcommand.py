@@ -8,6 +8,7 @@ from typing import TypeVar
 from hostkit.command import SubprocessRunner
 from hostkit.config import duration
 from lab.errors import UsageError
+from lab.imageflags import add_hyperkube
 from lab.join import firstmaster, tokens
 from lab.join.alone import alone
 from lab.join.bootstrap import Joined
@@ -63,18 +64,7 @@ def add_arguments(groups: "argparse._SubParsersAction[_P]", epilog: str) -> None
 
 def _add_images(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("images (default: made of Debian's packages, once)")
-    group.add_argument(
-        "--hyperkube-image", default="", metavar="IMAGE",
-        help="an image, or a 'docker save' archive, with Kubernetes' commands behind /hyperkube",
-    )  # fmt: skip
-    group.add_argument(
-        "--kube-bin-dir", default="", metavar="DIR",
-        help="folder with kube-apiserver, kube-controller-manager and kube-scheduler",
-    )  # fmt: skip
-    group.add_argument(
-        "--kubernetes-version", default="", metavar="VERSION",
-        help="what is in --hyperkube-image, where its tag does not tell",
-    )  # fmt: skip
+    add_hyperkube(group)
     group.add_argument(
         "--etcd-image", default="", metavar="IMAGE", help="an image, or an archive, with etcd"
     )
