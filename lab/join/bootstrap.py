@@ -8,19 +8,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from hostkit.errors import HostkitError
 from lab.errors import LabError
-from lab.join import objects, tokens
+from lab.join import objects, registration, tokens
 from lab.join.api import Api
+from lab.join.hostservices import Report
 from lab.join.objects import Placed
 from lab.join.tokens import Token
-
-Raw = dict[str, Any]
-Report = Callable[[str, str], None]
 
 _POLL = 0.5
 
@@ -121,11 +118,8 @@ async def make_master(api: Api, name: str, *, schedule_pods: bool) -> str:
     kept = [taint for taint in taints if taint.get("key") not in objects.ROLE_LABELS]
     if schedule_pods and len(kept) < len(taints):
         await api.call("PATCH", path, {"spec": {"taints": kept}})
-    conditions = node.get("status", {}).get("conditions") or []
-    ready: Raw = next((one for one in conditions if one.get("type") == "Ready"), {})
-    if ready.get("status") == "True":
-        return ""
-    return f"waiting for it to be Ready: {ready.get('message') or 'it has not said why'}"
+    state = registration.readiness(node)
+    return "" if state.ready else f"waiting for it to be Ready: {state.why}"
 
 
 def container_states(lines: str) -> str:
