@@ -3,7 +3,6 @@
 import asyncio
 import tomllib
 from argparse import Namespace
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,17 +70,6 @@ class Host(Machine):
         """What is tested."""
         made = Join(wish or self.wish(), self, self.report, root=self.root, systemd=self.systemd)
         return await made.run()
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster that answers."""
-    folder = tmp_path / "master"
-    folder.mkdir()
-    made = Cluster(folder)
-    await made.start()
-    yield made
-    await made.stop()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A joined node gets its next certificate by the present one, when most of its life is over."""
 
 import io
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,17 +31,6 @@ FIXED = datetime(2026, 3, 1, tzinfo=UTC)
 def moment() -> datetime:
     """Now, in whole seconds as certificates have them."""
     return datetime.now(UTC).replace(microsecond=0)
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster that answers."""
-    folder = tmp_path / "master"
-    folder.mkdir()
-    made = Cluster(folder)
-    await made.start()
-    yield made
-    await made.stop()
 
 
 def _give(cluster: Cluster, member: Member, wanted: Wanted, life: timedelta) -> None:

@@ -1,7 +1,7 @@
 """``barenode reset`` takes away what init and join made, and nothing else."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -252,17 +252,6 @@ async def test_a_purge_without_units_docker_and_systemd_goes_on(machine: Machine
     (machine.root / "run/systemd/system").rmdir()
     join(machine.root)
     assert (await run(machine)).clean
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    """A cluster that answers."""
-    folder = tmp_path / "master"
-    folder.mkdir()
-    made = Cluster(folder)
-    await made.start()
-    yield made
-    await made.stop()
 
 
 def conf(cluster: Cluster, root: Path) -> Path:
