@@ -67,8 +67,10 @@ class Faults:
             old.end()
         self._changed.set()
         self._changed = asyncio.Event()
-        for shelf in self.mirror.shelves.values():
-            shelf.wake()
+        # Watches from before serve_old still follow the mirror that moves on.
+        for mirror in filter(None, (self._mirror, self._old)):
+            for shelf in mirror.shelves.values():
+                shelf.wake()
         return asdict(self.switches)
 
     async def before_answer(self) -> None:

@@ -200,7 +200,9 @@ async def test_who_interrupts_a_build_leaves_no_compiler_behind(tmp_path: Path) 
 
 async def test_an_interrupted_build_may_end_what_it_is_at(tmp_path: Path) -> None:
     """An installation that were cut short would leave packages half configured."""
-    text = "trap 'echo ended >\"$BARENODE_CACHE/said\"; exit 130' TERM; echo now >&2; sleep 1000"
+    # The child speaks: a signal between fork and exec would be lost with the shell's own traps.
+    child = "sh -c 'echo now >&2; exec sleep 1000'"
+    text = f"trap 'echo ended >\"$BARENODE_CACHE/said\"; exit 130' TERM; {child}"
     heard = asyncio.Event()
     task = asyncio.ensure_future(
         build(tmp_path, lambda _: heard.set(), script=script(tmp_path, text), grace=DEADLINE)

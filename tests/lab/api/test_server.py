@@ -351,6 +351,19 @@ async def test_a_refusing_server_closes_connections_and_open_watches() -> None:
         assert await names(api, PODS) == []
 
 
+async def test_a_refusing_server_cuts_the_watches_from_before_its_old_data() -> None:
+    """They follow what is new, and are as open as all others."""
+    async with serving() as api:
+        async with api.watch(PODS) as stream:
+            await api.faults(serve_old=True)
+            await api.made(PODS, pod("a"))
+            assert (await stream.next())["type"] == "ADDED"
+            await api.faults(refuse=True)
+            with pytest.raises(aiohttp.ClientError):
+                await stream.response.content.read()
+        await api.faults(refuse=False, serve_old=False)
+
+
 async def test_old_data_is_served_until_the_switch_is_off() -> None:
     """Switch serve_old: then the watches that were open on it are gone."""
     async with serving() as api:
