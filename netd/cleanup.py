@@ -126,10 +126,10 @@ class Cleanup:
         overlay = Overlay()
         await overlay.start()
         try:
-            await overlay.remove(network, device)
+            gone = await overlay.remove(network, device)
         finally:
             await overlay.stop()
-        return f"{device or 'routes'} removed"
+        return f"{', '.join(gone)} removed" if gone else "nothing of ours"
 
     async def _iptables(self) -> str:
         changed: list[str] = []
@@ -173,8 +173,7 @@ class Cleanup:
         ours = None
         if self._subnet is not None:
             ours = IPv4Interface(Facts(self._subnet, self._subnet, 0, ip_masq=False).gateway)
-        stays = await remove_bridge(name, ours)
-        return f"stays: {stays}" if stays else "removed, or there was none"
+        return await remove_bridge(name, ours)
 
     async def _files(self) -> str:
         settings = self._settings

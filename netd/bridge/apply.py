@@ -139,8 +139,8 @@ async def _refusal(
     return text
 
 
-async def remove(name: str, ours: IPv4Interface | None) -> str | None:
-    """Delete the bridge if it carries our address; returns why it is not ours, if it is not.
+async def remove(name: str, ours: IPv4Interface | None) -> str:
+    """Delete the bridge if it carries our address; returns what was done, and why if nothing.
 
     Raises BridgeError when it is in use.
     """
@@ -148,16 +148,16 @@ async def remove(name: str, ours: IPv4Interface | None) -> str | None:
         async with AsyncIPRoute() as netlink:
             observed = await observe(netlink, name)
             if observed is None:
-                return None
+                return "there was none"
             if observed.kind != "bridge" or ours is None or ours not in observed.addresses:
-                return "it does not carry our address"
+                return "stays: it does not carry our address"
             observed = await with_ports(netlink, observed)
             if observed.ports:
                 raise BridgeError(f"{name} is in use by {', '.join(observed.ports)}")
             await netlink.link("del", index=observed.index)
     except NetlinkError as error:
         raise BridgeError(f"{name}: {error}") from error
-    return None
+    return "removed"
 
 
 async def containers_on(docker_socket: Path) -> list[str]:

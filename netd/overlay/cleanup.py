@@ -17,14 +17,16 @@ from netd.overlay.model import ROUTE_PROTOCOL
 
 async def take_down(
     socket: NetlinkSocket, links: LinkWriter, network: IPv4Network | None, device: str
-) -> None:
-    """Delete *device* and our routes, those inside *network* only if it is given.
+) -> list[str]:
+    """Delete *device* and our routes, those inside *network* only if it is given; what was there.
 
-    What is not there is fine. Raises OverlayError or NetlinkError.
+    Routes over the device end with it and are not counted. Raises OverlayError or NetlinkError.
     """
+    gone: list[str] = []
     for value in await socket.dump(rq.dump_links()):
         if isinstance(value, nl.Link) and value.name == device and value.kind == "vxlan":
             await links.delete(value.ifindex)
+            gone.append(device)
     routes = [
         value
         for value in await socket.dump(rq.dump_routes(), absent=(errno.ENOENT,))
@@ -37,3 +39,6 @@ async def take_down(
         if failure is not None and failure.errno not in GONE:
             where = f"{IPv4Address(route.dst)}/{route.prefixlen}"
             raise OverlayError(f"route {where} stays: {failure.text or failure.errno}")
+    if routes:
+        gone.append(f"{len(routes)} route{'s' * (len(routes) > 1)}")
+    return gone

@@ -385,8 +385,8 @@ class Overlay:
 
     # --- the end ---
 
-    async def remove(self, network: IPv4Network | None = None, device: str = "") -> None:
-        """Delete the device and our routes; works without earlier state. Needs ``start``.
+    async def remove(self, network: IPv4Network | None = None, device: str = "") -> list[str]:
+        """Delete the device and our routes; what was there. Needs ``start``, but no earlier state.
 
         *network* limits the routes, *device* names the VXLAN device; both default to what
         ``set_local`` said. Raises OverlayError or NetlinkError.
@@ -396,4 +396,4 @@ class Overlay:
         if local is not None:
             network, device = network or local.network, device or local.device
         async with self._pass_lock:
-            await take_down(socket, self._links, network, device)
+            return await take_down(socket, self._links, network, device)

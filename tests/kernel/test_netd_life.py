@@ -143,8 +143,19 @@ def test_sigterm_leaves_the_data_plane_and_cleanup_removes_all_of_it(network: Ne
     assert re.search(
         r"^sysctls +stay as they are.*net\.ipv4\.ip_forward", done.stdout, re.MULTILINE
     )
+    assert outcome(done, "overlay") == "flannel.1 removed"
+    assert outcome(done, "docker0") == "removed"
     again = host.command("cleanup")
     assert again.returncode == 0, "cleaning up twice is no error"
+    assert outcome(again, "overlay") == "nothing of ours"
+    assert outcome(again, "docker0") == "there was none"
+
+
+def outcome(done: subprocess.CompletedProcess[str], step: str) -> str:
+    """What ``netd cleanup`` says of *step*."""
+    found = re.search(rf"^{step} +(.*\S)", done.stdout, re.MULTILINE)
+    assert found is not None, done.stdout
+    return found[1]
 
 
 def test_cleanup_leaves_tables_alone_in_which_somebody_has_a_rule(network: Net) -> None:

@@ -604,8 +604,8 @@ def test_remove_needs_no_state_and_takes_only_ours(hosts: Hosts) -> None:
         overlay = Overlay()
         await overlay.start()
         try:
-            await overlay.remove(NETWORK, "flannel.1")
-            await overlay.remove(NETWORK, "flannel.1")
+            assert await overlay.remove(NETWORK, "flannel.1") == ["flannel.1", "1 route"]
+            assert await overlay.remove(NETWORK, "flannel.1") == []
         finally:
             await overlay.stop()
 
