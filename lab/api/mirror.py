@@ -146,7 +146,8 @@ class Shelf:
         return gone + [
             Change(item.revision, name, known.get(name), item)
             for name, item in self.items.items()
-            if name not in known or known[name].revision != item.revision
+            # Another etcd may have given another object the same revision.
+            if known.get(name) != item
         ]
 
     def replace(self, items: dict[Name, Item], revision: int) -> None:
@@ -186,9 +187,10 @@ class Shelf:
         self.changed = asyncio.Event()
 
     def copy(self) -> "Shelf":
-        """The same objects without a history."""
+        """The same objects with the same history: who is behind it misses nothing."""
         other = Shelf(self._history)
         other.replace(dict(self.items), self._floor)
+        other.start, other._log = self.start, list(self._log)
         return other
 
 

@@ -78,7 +78,9 @@ class Watch:
                 async with asyncio.timeout(self._bookmarks or None):
                     await changed.wait()
             except TimeoutError:
-                lines = [self._bookmark(mirror)]
+                # A change that came with the end of the wait is older than the bookmark.
+                if shelf.end() == position:
+                    lines = [self._bookmark(mirror)]
 
     def _present(self, shelf: Shelf) -> list[bytes]:
         names = [name for name in shelf.names() if self._chosen.has(name, shelf.items[name])]
