@@ -33,6 +33,7 @@ IMAGES = "/srv/images"
 PACKAGES = "/srv/packages"
 NODE_PORT = 30061
 READY_SECONDS = 240.0
+NOT_READY = "node.kubernetes.io/not-ready"
 NEXT = "0.1.1~test"
 ADDRESS_OF = "{{.NetworkSettings.IPAddress}}"
 
@@ -80,6 +81,14 @@ class World:
                    for c in node["status"]["conditions"])
         }  # fmt: skip
 
+    def unready(self) -> set[str]:
+        """Names of the nodes that have the taint of those that are not ready."""
+        return {
+            node["metadata"]["name"]
+            for node in self.get("nodes")
+            if any(one["key"] == NOT_READY for one in node["spec"].get("taints", ()))
+        }
+
     def service(self) -> str:
         """URL of nginx's cluster IP."""
         found = json.loads(self.kubectl("get", "service", "nginx", "-o", "json"))
@@ -96,7 +105,8 @@ class World:
             )  # fmt: skip
         outside = Path(f"/run/netns/{self.net.netns}")
         for host in self.hosts:
-            assert page_in(outside, f"http://{host.address}:{NODE_PORT}/")
+            at = f"http://{host.address}:{NODE_PORT}/"
+            wait_for(partial(page_in, outside, at), f"the world outside reaches {at}")
 
 
 def page_in(space: Path, url: str) -> str:
@@ -176,6 +186,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
     shutil.copy(built(), package)
     following = debs.of_version(package, NEXT, packages, edit=_newer_conffile)
     _images(images)
+    (clock,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    shutil.copy(clock, packages / "clock.so")
     shares = {images: IMAGES, packages: PACKAGES, ROOT / "vagrant/scripts": SCRIPTS}
     with fabric() as net:
         master, one, two = (net.host(name, shares=shares) for name in ("master", "node1", "node2"))
@@ -223,6 +235,9 @@ def cluster(mastered: World) -> World:
         host.write("/root/join", f"{' '.join(world.line)}\n", mode=0o600)
         host.run("sh", f"{SCRIPTS}/worker.sh", "/root/join", timeout=400)
         host.run("docker", "load", "-i", f"{IMAGES}/nginx.tar")
+    # A worker that is Ready gets pods only when the control plane has taken this taint off it:
+    # tests count on a pod on each.
+    wait_for(lambda: not world.unready(), "pods are let on both workers")
     for name in ("nginx-rc.yaml", "nginx-svc.yaml"):
         world.kubectl("apply", "-f", "-", stdin=(ROOT / "lab/assets" / name).read_text())
     return world
@@ -277,6 +292,24 @@ def test_a_wrong_join_line_is_answered_by_what_to_do(mastered: World) -> None:
     assert nobody in said
     assert "master" in refused(host, *line, "--node-name", "master")
     assert host.show("netd.service", "ActiveState") == "inactive"
+
+
+@pytest.mark.parametrize(
+    ("off", "words"),
+    [
+        ("-2m", r"clocks differ by (2 min|1 min 5\d) .*timedatectl"),
+        ("+3h", r"clocks differ by (3 h 0|2 h 59) min: .*timedatectl"),
+        ("-2d", r"certificate of \S+ is not valid yet by this host's clock: .*timedatectl"),
+        ("+30y", r"certificate of \S+ has expired by this host's clock: .*timedatectl"),
+    ],
+)
+def test_a_wrong_clock_is_named_with_both_times(mastered: World, off: str, words: str) -> None:
+    """Hosts here share one clock: the command alone is shown another one."""
+    clock = ("env", f"LD_PRELOAD={PACKAGES}/clock.so", f"FAKETIME={off}", "DONT_FAKE_MONOTONIC=1")
+    said = " ".join(refused(mastered.workers[1], *clock, *mastered.line).split())
+    assert re.search(words, said), said
+    assert re.search(r"here it is \w{3}, .* GMT, at \S+ \w{3}, .* GMT", said), said
+    assert mastered.workers[1].show("netd.service", "ActiveState") == "inactive"
 
 
 def test_a_token_ends(mastered: World) -> None:
@@ -338,7 +371,8 @@ def test_a_node_renews_its_credential_by_itself(cluster: World) -> None:
     assert host.show("barenode-renew.timer", "UnitFileState") == "enabled"
     host.run("systemctl", "start", "barenode-renew.service")
     assert host.show("barenode-renew.service", "Result") == "success"
-    assert "still good" in host.journal("barenode-renew.service")
+    # journald reads what a service has said when it comes to it.
+    wait_for(lambda: "still good" in host.journal("barenode-renew.service"), "the journal has it")
 
 
 def test_a_node_comes_back_from_a_power_failure(cluster: World) -> None:
@@ -394,7 +428,7 @@ def _own_pod(host: Host) -> str:
 def _quietly(ask: Callable[[], set[str]]) -> set[str]:
     try:
         return ask()
-    except AssertionError:
+    except (AssertionError, subprocess.TimeoutExpired):
         return set()
 
 
@@ -449,8 +483,8 @@ def test_remove_keeps_the_data_plane(cluster: World) -> None:
     pod = _own_pod(host)
     host.run("apt-get", "-qy", "remove", "barenode", timeout=300)
     assert host.run("sh", "-c", "command -v netd", check=False).returncode != 0
-    assert _get(other.pid, f"http://{pod}/")
-    assert _get(host.pid, cluster.service())
+    wait_for(lambda: _get(other.pid, f"http://{pod}/"), "node2 reaches the pod")
+    wait_for(lambda: _get(host.pid, cluster.service()), "node1 reaches the service")
 
 
 def test_purge_leaves_a_host_as_it_was(cluster: World) -> None:
