@@ -3,6 +3,7 @@
 A missing tool or missing root fails these tests; nothing here skips.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -89,7 +90,8 @@ def processes_in(namespaces: set[str]) -> dict[int, str]:
             held = {namespaces_of(kind, directory.name) for kind in ("net", "pid")}
             # A zombie has ended; when it is reaped is up to the host's pid 1.
             if held & namespaces and process_ref(int(directory.name)) is not None:
-                found[int(directory.name)] = (directory / "comm").read_text().strip()
+                with contextlib.suppress(OSError):  # it has just ended
+                    found[int(directory.name)] = (directory / "comm").read_text().strip()
     return found
 
 

@@ -81,11 +81,15 @@ def test_an_application_posted_as_one_json_document_is_scaled_to_three_and_back(
         assert first["metadata"]["name"] in pods
         kube.wait(lambda: answering(pods), "all three answer at one address")
 
-        status, scale = kube.api("GET", f"{DEPLOYMENTS}/hello/scale")
-        assert (status, scale["status"]["replicas"]) == (200, 3)
-        scale["spec"]["replicas"] = 1
-        status, _ = kube.api("PUT", f"{DEPLOYMENTS}/hello/scale", scale)
-        assert status == 200
+        def back() -> bool:
+            # Refused when the Deployment's status changes between the two.
+            status, scale = kube.api("GET", f"{DEPLOYMENTS}/hello/scale")
+            assert (status, scale["status"]["replicas"]) == (200, 3)
+            scale["spec"]["replicas"] = 1
+            status, _ = kube.api("PUT", f"{DEPLOYMENTS}/hello/scale", scale)
+            return status == 200
+
+        kube.wait(back, "it is scaled back")
         (left,) = kube.ready_pods("app=hello", 1)
         kube.wait(lambda: answering({left["metadata"]["name"]}), "the one left answers, alone")
     finally:

@@ -176,6 +176,9 @@ def death(kube: KubeLab, pages: str) -> Iterator[Death]:
     before = kube.ready_pods("app=pages", 4)
     dead = {pod["status"]["podIP"] for pod in on(before, host)}
     assert len(dead) == 2, "the pods are spread over the workers"
+    for other in others:
+        # It may know the service's endpoints a little later than the pods are ready.
+        kube.wait(partial(kube.curl, other, pages), f"{other} reaches the service")
     seen = Death(host, others, before, subnet(kube, host), service_load(kube, others, pages))
     try:
         with seen.load:

@@ -1,5 +1,6 @@
 """Conformance: controllers and the node: replicas, adoption, rolling updates, daemons, jobs."""
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.support.services import Json
 pytestmark = pytest.mark.e2e
 
 SERVE = "mkdir -p /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"
-PROBE = {"httpGet": {"port": 8080}, "periodSeconds": 1}
+PROBE = {"httpGet": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,8 @@ def test_each_replica_serves(space: Space) -> None:
     for app in ("rc", "rs"):
         for one in ready(space, app, 2):
             url = f"http://{one['status']['podIP']}:8080/"
-            assert space.kube.curl(host, url).strip() == one["metadata"]["name"]
+            said = space.kube.wait(functools.partial(space.kube.curl, host, url), f"{url} answers")
+            assert said.strip() == one["metadata"]["name"]
 
 
 @case(
@@ -151,13 +153,15 @@ def revisions(space: Space, app: str) -> list[str]:
 def test_a_rolling_update_replaces_the_pods_and_never_has_too_few(space: Space) -> None:
     ready(space, "rolling", 2)
     revised(space, "Deployment", "rolling", "new")
+    counts: list[int] = []
 
     def over() -> bool:
         found = space.find("Pod", labelSelector="app=rolling")
-        assert sum(map(is_ready, found)) >= 2
+        counts.append(sum(map(is_ready, found)))
         return revisions(space, "rolling") == ["new", "new"]
 
     space.kube.wait(over, "both pods are new")
+    assert min(counts) >= 2
     ready(space, "rolling", 2)
 
 

@@ -45,7 +45,12 @@ def test_a_pod_is_seen_from_its_submission_to_its_removal(space: Space) -> None:
     space.ready("removed")
     space.delete("Pod", "removed")
     space.gone("removed")
-    seen = space.changes("removed", found["metadata"]["resourceVersion"])
+
+    def told() -> list[tuple[str, Json]]:
+        changes = space.changes("removed", found["metadata"]["resourceVersion"])
+        return changes if changes and changes[-1][0] == "DELETED" else []
+
+    seen = space.kube.wait(told, "all of it was told")
     assert [kind for kind, _ in seen] == ["MODIFIED"] * (len(seen) - 1) + ["DELETED"]
     leaving = ["deletionTimestamp" in one["metadata"] for _, one in seen]
     assert any(leaving[:-1]), "its end is announced before it comes"
@@ -146,6 +151,11 @@ def listener(space: Space) -> str:
     return "listener"
 
 
+def heard(space: Space, listener: str, path: str) -> None:
+    """Wait until the log has a request: it gets there a little after the answer."""
+    space.kube.wait(lambda: path in space.log(listener), f"{listener} heard {path}")
+
+
 LISTENER = pod("listener", container(WEB, readinessProbe={"httpGet": {"port": 8080},
                                                           "periodSeconds": 1}))  # fmt: skip
 HOOKS = "[k8s.io] Container Lifecycle Hook when create a pod with lifecycle hook should execute "
@@ -154,13 +164,13 @@ HOOKS = "[k8s.io] Container Lifecycle Hook when create a pod with lifecycle hook
 @case(HOOKS + "poststart exec hook properly [NodeConformance] [Conformance]", needs=[LISTENER])
 def test_a_command_after_the_start_is_run(space: Space, listener: str) -> None:
     space.ready("start-exec")
-    assert "/start-exec" in space.log(listener)
+    heard(space, listener, "/start-exec")
 
 
 @case(HOOKS + "poststart http hook properly [NodeConformance] [Conformance]")
 def test_a_request_after_the_start_is_made(space: Space, listener: str) -> None:
     space.ready("start-http")
-    assert "/start-http" in space.log(listener)
+    heard(space, listener, "/start-http")
 
 
 @case(
@@ -173,17 +183,17 @@ def test_before_the_end_commands_are_run_and_requests_made(space: Space, listene
         space.delete("Pod", name)
     for name in ("stop-exec", "stop-http"):
         space.gone(name)
-        assert f"/{name}" in space.log(listener)
+        heard(space, listener, f"/{name}")
 
 
 @case("[k8s.io] [sig-node] PreStop should call prestop when killing a pod [Conformance]")
 def test_what_precedes_the_end_is_not_done_before_it(space: Space, listener: str) -> None:
     space.ready("stop-twice")
-    told = space.log(listener)
-    assert "/begun" in told
-    assert "/finished" not in told
+    heard(space, listener, "/begun")
+    assert "/finished" not in space.log(listener)
     space.delete("Pod", "stop-twice")
     space.gone("stop-twice")
+    heard(space, listener, "/finished")
     assert space.log(listener).count("/finished") == 1
 
 
@@ -219,7 +229,9 @@ def test_init_containers_run_one_after_the_other_then_the_container(space: Space
 )  # fmt: skip
 def test_init_containers_precede_a_container_that_stays(space: Space) -> None:
     status = space.ready("init-always")["status"]
-    assert space.log("init-always", "c") == "1\n2\napp\n"
+    space.kube.wait(
+        lambda: space.log("init-always", "c") == "1\n2\napp\n", "each has noted its word"
+    )
     assert condition(status, "Initialized") == "True"
     assert all(c["ready"] for c in status["initContainerStatuses"])
 

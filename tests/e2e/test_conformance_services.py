@@ -25,7 +25,7 @@ SERVE = (
     "httpd -p 8081 -h /alt; "
     "exec httpd -f -p 8080 -h /www"
 )
-READY = {"httpGet": {"port": 8080}, "periodSeconds": 1}
+READY = {"httpGet": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10}
 SERVICES = "[sig-network] Services should "
 BY_NAME = (
     "all of it holds but what is asked of names: the service is not found by its name, as there is "
@@ -94,6 +94,11 @@ def answered_by(space: Space, address: str, count: int) -> None:
     )
 
 
+def all_answer(space: Space, address: str) -> None:
+    """Wait until every server answers there, and nobody else."""
+    space.kube.wait(lambda: answers(space, address) == NAMES, f"{NAMES} answer at {address}")
+
+
 def answers(space: Space, address: str) -> set[str]:
     """Who answers the client in several tries."""
     answered(space, address)
@@ -148,7 +153,7 @@ def test_each_port_leads_to_its_own(space: Space) -> None:
     pods = [ip(space, one) for one in NAMES]
     expected = {(one, port) for one in pods for port in (8080, 8081)}
     has(space, "multi", expected)
-    assert answers(space, at(space, "multi", 80)) == NAMES
+    all_answer(space, at(space, "multi", 80))
     assert answers(space, at(space, "multi", 81)) == {"alt"}
 
 
@@ -190,7 +195,8 @@ def test_the_api_is_a_service_with_tls(space: Space) -> None:
     assert (port["name"], port["port"], port["protocol"]) == ("https", 443, "TCP")
     url = f"https://{spec['clusterIP']}/version"
     host = space.get("Pod", "client")["spec"]["nodeName"]
-    assert '"gitVersion"' in space.kube.curl(host, url, "--insecure")
+    said = space.kube.wait(lambda: space.kube.curl(host, url, "--insecure"), f"{url} answers")
+    assert '"gitVersion"' in said
 
 
 # --- types ---
@@ -203,12 +209,15 @@ def test_the_api_is_a_service_with_tls(space: Space) -> None:
 )
 def test_a_node_port_answers_at_every_node(space: Space) -> None:
     port = node_port(space, "node-port")
-    assert answers(space, at(space, "node-port")) == NAMES
+    all_answer(space, at(space, "node-port"))
     for host in space.kube.workers:
         answered(space, f"{space.kube.address(host)}:{port}")
         for source in space.kube.workers:
             url = f"http://{space.kube.address(host)}:{port}/"
-            assert space.kube.curl(source, url).strip() in NAMES
+            said = space.kube.wait(
+                functools.partial(space.kube.curl, source, url), f"{url} answers {source}"
+            )
+            assert said.strip() in NAMES
 
 
 def elsewhere(name: str) -> Json:
@@ -228,7 +237,7 @@ def test_a_name_becomes_a_service_with_an_address(space: Space) -> None:
     for name, kind in (("to-cluster-ip", "ClusterIP"), ("to-node-port", "NodePort")):
         change = {"type": kind, "externalName": None, "ports": ports}
         space.patch("Service", name, {"spec": change})
-        assert answers(space, at(space, name)) == NAMES
+        all_answer(space, at(space, name))
     host = space.kube.address(space.kube.workers[0])
     answered(space, f"{host}:{node_port(space, 'to-node-port')}")
 

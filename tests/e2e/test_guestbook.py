@@ -7,6 +7,7 @@ is read through another.
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -88,8 +89,13 @@ def test_what_is_written_through_one_frontend_is_read_through_the_others(
     text = 'Grüße, "friend" \\ 50 % & <more>'
     host = guestbook.kube.workers[0]
     first, *others = guestbook.frontends
-    wrote, answer = guestbook.ask(url(first), host, cmd="set", key="messages", value=text)
-    assert (wrote, answer) == (first["metadata"]["name"], {"message": "Updated"})
+
+    def wrote() -> str:
+        # Its host may know the master's endpoint a little later than the pods are ready.
+        pod, answer = guestbook.ask(url(first), host, cmd="set", key="messages", value=text)
+        return pod if answer == {"message": "Updated"} else ""
+
+    assert guestbook.kube.wait(wrote, f"{url(first)} takes it") == first["metadata"]["name"]
     for pod in others:
         assert guestbook.says(url(pod), host, "messages", text) == pod["metadata"]["name"]
 
@@ -100,7 +106,7 @@ def test_the_node_port_answers_at_every_host_to_clients_from_outside(guestbook: 
         base = f"http://{guestbook.kube.address(host)}:{NODE_PORT}"
         guestbook.write(base, "fabric", host, f"signed at {host}")
         guestbook.says(base, "fabric", host, f"signed at {host}")
-        page = guestbook.kube.curl("fabric", base)
+        page = guestbook.kube.wait(partial(guestbook.kube.curl, "fabric", base), f"{base} answers")
         assert "<h1>Guestbook</h1>" in page
 
 
@@ -122,14 +128,19 @@ def test_a_pod_that_is_started_later_finds_the_services_in_its_environment(
 ) -> None:
     """By the names of the documents: HOST and PORT, and the older form of links."""
     kube = guestbook.kube
-    script = "env; exec sleep 1000"
+    script = "env; echo all said; exec sleep 1000"
     container = {"name": "c", "image": "barenode/busybox:lab", "command": ["sh", "-c", script]}
     metadata = {"name": "later", "labels": {"app": "later"}}
     spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
     kube.apply(json.dumps(pod))
     kube.ready_pods("app=later", 1)
-    lines = kube.wait(lambda: kube.kubectl("logs", "later"), "the pod has said what it has")
+
+    def said() -> str:
+        text = kube.kubectl("logs", "later")
+        return text if text.endswith("all said\n") else ""
+
+    lines = kube.wait(said, "the pod has said what it has")
     found = dict(line.split("=", 1) for line in lines.splitlines() if "=" in line)
     address = kube.json("get", "service", "redis-master")["spec"]["clusterIP"]
     expected = {

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -196,7 +197,8 @@ def test_names_lead_to_their_sites_through_every_host(kube: KubeLab, ingress: Ha
                 name = f"{site}.example"
                 words = ("--insecure", "--connect-to", f"{name}::{address}:")
                 url = f"{scheme}://{name}/"
-                said = kube.curl("fabric", url, *words)
+                # A host may know a site's endpoints a little later than the pods are ready.
+                said = kube.wait(partial(kube.curl, "fabric", url, *words), f"{url} at {address}")
                 assert said.startswith(f"{site} from {site}-"), f"{url} at {address}: {said!r}"
             assert kube.curl("fabric", f"{scheme}://{address}/", "--insecure") == ""
 

@@ -66,7 +66,7 @@ class KeptLab(KubeLab):
     def halt(self) -> None:
         """``down --keep``."""
         self._end_proxy()
-        self._barenode("down", "--keep")
+        self._barenode("down", "--keep", timeout=UP_SECONDS)
 
     def boot(self) -> None:
         """``up`` of what was kept."""
@@ -157,6 +157,7 @@ def test_a_kubernetes_comes_back_from_its_etcd(operator: Operator) -> None:
         names = sorted(pod["metadata"]["name"] for pod in all_ready(kube, 0))
         before = made(kube)
 
+        operator.status(operator.name())
         kube.halt()
         assert operator.survivors() == {}
         assert "'barenode lab up" in kube.try_command("exec", "node1", "--", "true").stderr

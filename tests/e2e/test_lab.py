@@ -23,7 +23,7 @@ from tests.e2e.conftest import Operator, host_state
 pytestmark = pytest.mark.e2e
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 120) -> None:
     """Wait until *holds*; fails when it does not within *seconds*."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -130,7 +130,7 @@ def test_an_interrupted_up_removes_what_it_made(operator: Operator) -> None:
     with process:
         until(lambda: bool(lab_processes(name)), "the first node runs")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=90)
+        _, said = process.communicate(timeout=180)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert lab_processes(name) == []

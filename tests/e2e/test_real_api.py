@@ -3,6 +3,7 @@
 netd runs on three nodes that show the API server a token, a client certificate and a kubeconfig.
 """
 
+import contextlib
 import http.client
 import json
 import random
@@ -23,6 +24,7 @@ from tests.support.chance import (
     read_back,
 )
 from tests.support.kubernetes import PROXY_USER, SLICES, RealWorld, built, real_world, replace_file
+from tests.support.netns import eventually
 from tests.support.services import (
     OUTSIDE,
     OUTSIDE_2,
@@ -239,9 +241,9 @@ def test_policy_local_keeps_the_clients_address_and_tells_the_balancer(scene: Sc
     for node, server in ((first, "a"), (second, "c")):
         found = [scene.outside.ask(node.address, local.node_port) for _ in range(10)]
         assert {(one.server, one.client) for one in found} == {(server, OUTSIDE)}
-        assert health(scene.outside, node, local.health_port) == (200, 1)
+        tells_health(scene.outside, node, local.health_port, (200, 1))
     assert third.drops(scene.outside, third.address, local.node_port)
-    assert health(scene.outside, third, local.health_port) == (503, 0)
+    tells_health(scene.outside, third, local.health_port, (503, 0))
     assert first.drops(scene.outside, first.address, only_c.node_port)
     assert scene.a.ask(first.address, only_c.node_port).server == "c", "a pod of the cluster"
     assert first.ask(first.address, only_c.node_port).server == "c", "the node itself"
@@ -249,14 +251,25 @@ def test_policy_local_keeps_the_clients_address_and_tells_the_balancer(scene: Sc
 
 def health(client: Host, node: Node, number: int) -> tuple[int, int]:
     """Status and number of local endpoints that *node* tells at the port *number*."""
-    connection = http.client.HTTPConnection(node.address, number, timeout=5)
+    connection = http.client.HTTPConnection(node.address, number, timeout=20)
     with client.open() as made:
-        made.settimeout(5)
+        made.settimeout(20)
         made.connect((node.address, number))
         connection.sock = made
         connection.request("GET", "/")
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())["localEndpoints"]
+
+
+def tells_health(client: Host, node: Node, number: int, wanted: tuple[int, int]) -> None:
+    """Wait for this health: netd writes its rules first, and then opens the port."""
+
+    def told() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            return health(client, node, number) == wanted
+        return False
+
+    eventually(told, f"{wanted} at port {number} of {node.name}")
 
 
 def compare(scene: Scene) -> int:

@@ -49,13 +49,20 @@ def test_the_node_is_registered_and_shows_signs_of_life(node: RealNode) -> None:
     assert row[5] == node.address
     assert row[-1].startswith("docker://20.10")
     lease = ("get", "lease", NODE, "-n", "kube-node-lease", "-o", "jsonpath={.spec.renewTime}")
-    first = node.kubectl(*lease)
+    # The agent writes lease and events beside the status, and maybe after it.
+    first = eventually(
+        lambda: node.kubectl(*lease, "--ignore-not-found"), "a lease", deadline=PATIENCE,
+        interval=0.3,
+    )  # fmt: skip
     eventually(
         lambda: node.kubectl(*lease) > first, "the lease is renewed", deadline=PATIENCE,
         interval=0.3,
     )  # fmt: skip
-    events = node.kubectl("get", "events", "--field-selector=involvedObject.kind=Node")
-    assert {"Starting", "NodeReady"} <= {row[2] for row in columns(events)}
+    events = ("get", "events", "--field-selector=involvedObject.kind=Node")
+    eventually(
+        lambda: {"Starting", "NodeReady"} <= {row[2] for row in columns(node.kubectl(*events))},
+        "both are told", deadline=PATIENCE, interval=0.3,
+    )  # fmt: skip
 
 
 def test_a_status_is_what_the_kubelet_would_set(node: RealNode) -> None:
@@ -91,10 +98,16 @@ def test_a_status_is_what_the_kubelet_would_set(node: RealNode) -> None:
     assert init["state"]["terminated"]["reason"] == "Completed"
     (row,) = columns(node.kubectl("get", "pods", "-o", "wide", "--no-headers"))
     assert [*row[:4], *row[5:7]] == ["web", "1/1", "Running", "0", ip, NODE]
-    told = node.kubectl("describe", "pod", "web").partition("Events:")[2]
-    reasons = {row[1] for row in columns(told)[3:]}
-    assert {"Pulled", "Created", "Started"} <= reasons
-    assert node.kubectl("logs", "web", "-c", "first") == "prepared\n"
+
+    def reasons() -> set[str]:
+        told = node.kubectl("describe", "pod", "web").partition("Events:")[2]
+        return {row[1] for row in columns(told)[3:]}
+
+    eventually(
+        lambda: {"Pulled", "Created", "Started"} <= reasons(), "its events", deadline=PATIENCE,
+        interval=0.3,
+    )  # fmt: skip
+    node.logs("prepared\n", "web", "-c", "first")
     assert node.log().count("cannot be written") == 0
 
 
@@ -142,7 +155,10 @@ def test_logs_are_relayed_followed_and_those_of_the_former_instance_kept(node: R
     for words in (("--previous",), ("-f", "--previous")):
         lines = node.kubectl("logs", *words, "loud").splitlines()
         assert [line.split()[0] for line in lines] == ["instance", "ends"]
-    assert len(node.kubectl("logs", "loud", "--timestamps").split()) == 3
+    eventually(
+        lambda: len(node.kubectl("logs", "loud", "--timestamps").split()) == 3,
+        "a line with its time", deadline=PATIENCE, interval=0.2,
+    )  # fmt: skip
     assert "docker exec" in node.refused("exec", "loud", "--", "id")
 
 
@@ -174,15 +190,20 @@ def test_an_end_that_is_repeated_is_one_event_with_a_count(node: RealNode) -> No
         lambda: len(counts()) == 1 and counts()[0] >= 2, "one event that counts",
         deadline=PATIENCE, interval=0.3,
     )  # fmt: skip
-    (row,) = columns(node.kubectl("get", "pods", "--no-headers"))
-    assert row[1] == "0/1"
+    # The next instance may just be running, for a moment.
+    eventually(
+        lambda: [row[1] for row in columns(node.kubectl("get", "pods", "--no-headers"))] == ["0/1"],
+        "it is not ready", deadline=PATIENCE, interval=0.2,
+    )  # fmt: skip
     assert "(x" in node.kubectl("describe", "pod", "crash").partition("Events:")[2]
 
 
 def test_a_deletion_is_confirmed_when_the_containers_have_ended(node: RealNode) -> None:
-    slow = "trap 'while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 0' TERM; "
-    node.make("pods", pod("slow", container(slow + "while :; do sleep 0.1; done"),
-                          terminationGracePeriodSeconds=100))  # fmt: skip
+    slow = "trap 'while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 0' TERM; touch /tmp/set; "
+    # Without the trap the kernel would keep the signal from a container's first process.
+    trapped = {"exec": {"command": ["test", "-e", "/tmp/set"]}, "periodSeconds": 1}
+    loops = container(slow + "while :; do sleep 0.1; done", readinessProbe=trapped)
+    node.make("pods", pod("slow", loops, terminationGracePeriodSeconds=100))
     identity = only(node.ready("slow"))["containerID"].removeprefix("docker://")
     node.kubectl("delete", "pod", "slow", "--wait=false")
     (row,) = columns(node.kubectl("get", "pods", "--no-headers"))
@@ -215,7 +236,7 @@ def test_config_maps_secrets_and_tokens_reach_a_pod_and_their_changes_too(node: 
     node.make("pods", pod("reader", reads, volumes=volumes))
     found = node.ready("reader")
     identity = only(found)["containerID"].removeprefix("docker://")
-    assert node.kubectl("logs", "reader") == "hello xyzzy\n"
+    node.logs("hello xyzzy\n", "reader")
 
     def file(path: str) -> str:
         return node.docker("exec", identity, "cat", path)

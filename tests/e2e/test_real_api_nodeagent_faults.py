@@ -60,7 +60,7 @@ def test_static_pods_are_shown_by_mirrors_that_belong_to_the_node(node: RealNode
     assert (owner["kind"], owner["name"], owner["uid"]) == ("Node", NODE, uid)
     assert owner["controller"]
     assert mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"]
-    assert node.kubectl("logs", name) == "one\n"
+    node.logs("one\n", name)
     before = node.containers(name)
     assert len(before) == 2
     for words in ((), ("--grace-period=0", "--force")):
@@ -76,7 +76,7 @@ def test_static_pods_are_shown_by_mirrors_that_belong_to_the_node(node: RealNode
         and one["metadata"]["annotations"]["kubernetes.io/config.mirror"] != changed,
         "the changed one is shown",
     )  # fmt: skip
-    assert node.kubectl("logs", name) == "two\n"
+    node.logs("two\n", name)
     node.run("rm", f"{MANIFESTS}/static.json")
     node.gone(name)
 
@@ -168,11 +168,19 @@ def test_what_others_write_into_a_status_is_corrected_and_what_is_theirs_kept(
             "web", lambda one: {**one["status"], "conditions": 0} == {**right, "conditions": 0}
             and condition(one, "Ready") == "True", "it is corrected",
         )  # fmt: skip
-    # A whole object that is put races with patches: conflicts are its writer's.
-    whole = node.get("pods", "web")
-    whole["status"] = {"phase": "Running", "podIPs": [{"ip": "192.0.2.1"}], "podIP": "192.0.2.1",
-                       "conditions": whole["status"]["conditions"]}  # fmt: skip
-    node.api.do("PUT", path, whole)
+
+    def put() -> bool:
+        # A whole object that is put races with patches: conflicts are its writer's.
+        whole = node.get("pods", "web")
+        whole["status"] = {
+            "phase": "Running", "podIPs": [{"ip": "192.0.2.1"}], "podIP": "192.0.2.1",
+            "conditions": whole["status"]["conditions"],
+        }  # fmt: skip
+        answer, body = node.api.request("PUT", path, whole)
+        assert answer in {200, 409}, body
+        return answer == 200
+
+    eventually(put, "the object is put", deadline=PATIENCE)
     found = node.until("web", lambda one: one["status"]["podIPs"] == right["podIPs"], "corrected")
     assert condition(found, "example.com/attached") == "True"
     assert restarts(found) == 0

@@ -103,6 +103,22 @@ class Cluster:
         self.do(self.admin, lambda api: bootstrap.put_token(api, made, ttl, "of a test", now))
         return made
 
+    def shown(self, token: Token) -> KubeConfig:
+        """The credential *token*, once the server lets its holder read the configuration.
+
+        It learns of tokens, roles and bindings by watches.
+        """
+        who = self.config(token=token)
+        self.lab.wait(lambda: self.opens(who, CONFIG_MAP), "the token opens", WITHIN)
+        return who
+
+    def opens(self, who: KubeConfig, path: str) -> bool:
+        """Whether *who* may read *path*."""
+        with contextlib.suppress(Unauthorized, Forbidden):
+            self.call(who, "GET", path)
+            return True
+        return False
+
     def allowed(self, who: KubeConfig, verb: str, what: str, name: str = "", **more: str) -> bool:
         """Whether *who* may; *what* is RESOURCE.GROUP or RESOURCE, with /SUBRESOURCE."""
         resource, _, group = what.partition(".")
@@ -149,6 +165,7 @@ def cluster(kube: KubeLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     pki = Paths.standard(os.environ).pki(kube.name)
     made = Cluster(kube, tmp_path_factory.mktemp("tokens"), pki)
     made.do(made.admin, lambda api: bootstrap.put(api, made.placed))
+    kube.wait(lambda: made.opens(made.config(), CLUSTER_INFO), "strangers are let in", WITHIN)
     yield made
 
     async def remove(api: Api) -> None:
@@ -168,7 +185,7 @@ def cluster(kube: KubeLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(scope="module")
 def joiner(cluster: Cluster) -> KubeConfig:
     """A host with a token."""
-    return cluster.config(token=cluster.token())
+    return cluster.shown(cluster.token())
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +277,7 @@ def test_a_token_that_is_over_deleted_or_wrong_opens_nothing(cluster: Cluster) -
 
 def test_a_token_for_ever_opens_too(cluster: Cluster) -> None:
     """It has no expiration."""
-    assert cluster.call(cluster.config(token=cluster.token(None)), "GET", CONFIG_MAP)
+    assert cluster.call(cluster.shown(cluster.token(None)), "GET", CONFIG_MAP)
 
 
 def test_a_node_gets_all_that_netd_and_its_renewal_need(cluster: Cluster, node: KubeConfig) -> None:

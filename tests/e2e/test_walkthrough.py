@@ -11,7 +11,7 @@ from lab.master import agents
 from tests.support.kubelab import KubeLab
 from tests.support.walkthrough import DOCUMENT, LabShell, follow, parse
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PARTS = {part.lab: part for part in parse(DOCUMENT.read_text(encoding="utf-8"))}
 
@@ -50,5 +50,6 @@ def test_plain_http_serves_everyone_as_it_is_written(plain: KubeLab, tmp_path: P
             settings = plain.exec(host, "cat", file)
             assert f'"http://{plain.address(master)}:8080"' in settings
             assert not re.search(r"kubeconfig|etcd-certfile|token|https:", settings)
-    nodes = plain.curl("fabric", f"http://{plain.address(master)}:8080/api/v1/nodes")
+    url = f"http://{plain.address(master)}:8080/api/v1/nodes"
+    nodes = plain.wait(lambda: plain.curl("fabric", url), f"{url} answers")
     assert nodes.count('"kubeletVersion"') == len(plain.hosts)

@@ -64,7 +64,7 @@ def world() -> Iterator[PodWorld]:
 def host(world: PodWorld) -> Host:
     """The host."""
     made = Host()
-    eventually(lambda: made.netd()["ready"], "netd ready", deadline=30)
+    eventually(lambda: made.netd()["ready"], "netd ready", deadline=60)
     return made
 
 

@@ -43,7 +43,10 @@ def clean(world: PodWorld) -> None:
     last: list[str] = []
 
     def look() -> bool:
-        last[:] = faults(world)
+        try:
+            last[:] = faults(world)
+        except FileNotFoundError as error:  # a group or folder went while it was looked into
+            last[:] = [str(error)]
         return not last
 
     try:

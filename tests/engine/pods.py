@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -341,10 +342,26 @@ class PodWorld:
         with request(self._engine(), "POST", f"/exec/{run}/start", start) as answer:
             pieces = Demux().feed(answer.read())
         out = b"".join(data for stream, data in pieces if stream == 1).decode()
-        if check and (code := self.docker("GET", f"/exec/{run}/json")["ExitCode"]):
+        if not check:
+            return out
+        # The output may end a moment before the command does.
+        eventually(
+            lambda: not self.docker("GET", f"/exec/{run}/json")["Running"], f"the end of {argv}",
+            deadline=DEADLINE,
+        )  # fmt: skip
+        if code := self.docker("GET", f"/exec/{run}/json")["ExitCode"]:
             err = b"".join(data for stream, data in pieces if stream == 2).decode()
             raise AssertionError(f"{name}/{container}: {' '.join(argv)}: exit {code}: {out}{err}")
         return out
+
+    def obeys(self, name: str, container: str = "main") -> None:
+        """Wait until the container's first process traps SIGTERM: sent before, it is lost."""
+
+        def traps() -> int:
+            text = self.exec(name, container, "grep", "SigCgt", "/proc/1/status")
+            return int(text.split()[1], 16) >> (SIGTERM - 1) & 1
+
+        eventually(traps, f"{name} traps SIGTERM", deadline=DEADLINE, interval=LOOK)
 
     # --- the end of a test ---
 

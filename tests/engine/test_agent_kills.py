@@ -252,7 +252,7 @@ def settled(world: PodWorld, name: str) -> None:
             return True
         status = status_of(pod)
         crashes = pod["spec"]["containers"][0]["command"][-1].endswith("exit 3")
-        done = status["restartCount"] > 0 if crashes else status.get("ready")
+        done = status.get("restartCount", 0) > 0 if crashes else status.get("ready")
         return bool(done) and "deletionTimestamp" not in pod["metadata"]
 
     eventually(holds, f"{name} is settled", deadline=DEADLINE, interval=LOOK)
@@ -282,8 +282,9 @@ def test_without_live_restore_pods_run_again_after_dockerd_was_killed(world: Pod
     ends = shell("trap 'exit 3' TERM; while :; do sleep 1000 & wait; done")
     world.create("web", web(containers=[ends]))
     world.create("once", web(containers=[ends], restartPolicy="Never"))
-    world.ready("web")
-    world.ready("once")
+    for name in ("web", "once"):
+        world.ready(name)
+        world.obeys(name)
     kill_docker(world)
     pod = world.restarted("web", 1)
     assert [one["State"] for one in world.containers("web", SANDBOX)] == ["running"]

@@ -47,15 +47,19 @@ def test_a_docker0_with_containers_is_never_moved_and_the_containers_are_named(h
         assert isinstance(problems, list)
         return next((one["text"] for one in problems if one["key"] == "bridge"), "")
 
-    text = eventually(complaint, "the refusal")
+    text = eventually(complaint, "the refusal", deadline=60)
     assert "precious" in text
     assert "10.9.9.1/24" in text
     assert "10.9.9.1/24" in host.run("ip", "addr", "show", "docker0"), "nothing was moved"
     assert host.netd()["ready"] is False
     host.run("/usr/bin/docker", "rm", "-f", "precious")
-    eventually(lambda: right in host.run("ip", "addr", "show", "docker0"), "docker0 moved back")
-    assert "10.9.9.1/24" not in host.run("ip", "addr", "show", "docker0")
-    eventually(lambda: host.netd()["ready"], "ready again")
+
+    def moved_back() -> bool:
+        shown = host.run("ip", "addr", "show", "docker0")
+        return right in shown and "10.9.9.1/24" not in shown
+
+    eventually(moved_back, "docker0 moved back", deadline=60)
+    eventually(lambda: host.netd()["ready"], "ready again", deadline=60)
     assert host.container("later").rpartition(".")[0] == lease(host).rpartition(".")[0]
 
 
@@ -65,8 +69,8 @@ def test_kill_9_of_netd_goes_unnoticed_by_a_container(host: Host) -> None:
     before = host.inspect("one", "{{.State.StartedAt}}")
     pid = host.netd()["pid"]
     host.run("kill", "-9", str(pid))
-    eventually(lambda: running(host) not in {0, pid}, "another netd", deadline=20)
-    eventually(lambda: host.netd()["ready"], "ready again", deadline=20)
+    eventually(lambda: running(host) not in {0, pid}, "another netd", deadline=60)
+    eventually(lambda: host.netd()["ready"], "ready again", deadline=60)
     assert host.inspect("one", "{{.State.StartedAt}}") == before
     assert host.inspect("one", "{{.NetworkSettings.IPAddress}}") == address
     assert f"inet {gateway(host)}" in host.run("ip", "addr", "show", "docker0")

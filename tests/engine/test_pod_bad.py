@@ -82,9 +82,12 @@ def test_a_pod_that_this_node_must_not_take_fails_with_the_reason(
 def test_room_is_counted_over_all_pods_and_had_again_when_one_ends(pods: PodWorld) -> None:
     cpus = float(pods.api("GET", f"/api/v1/nodes/{NODE}")["status"]["allocatable"]["cpu"])
     most: dict[str, Any] = {"resources": {"requests": {"cpu": f"{int(cpus * 600)}m"}}}
-    pods.create("first", {"containers": [shell("sleep 1", **most)], "restartPolicy": "Never"})
+    script = "until test -e /go; do sleep 0.05; done"
+    pods.create("first", {"containers": [shell(script, **most)], "restartPolicy": "Never"})
     pods.create("second", [sleeper(**most)])
     assert pods.phase("second", "Failed")["status"]["reason"] == "OutOfcpu"
+    pods.running("first")
+    pods.exec("first", "main", "touch", "/go")
     pods.phase("first", "Succeeded")
     pods.create("third", [sleeper(**most)])
     pods.ready("third")
@@ -238,7 +241,7 @@ def said_of(pods: PodWorld, name: str) -> str:
         return "".join(problems_with(pods, name))
 
     try:
-        return eventually(look, f"a word on {name}", deadline=10, interval=0.2)
+        return eventually(look, f"a word on {name}", deadline=60, interval=0.2)
     except AssertionError:
         return ""
 

@@ -82,6 +82,7 @@ def test_a_failing_pre_stop_hook_is_told_and_ends_nothing_early(
     container = shell(script, lifecycle=lifecycle, volumeMounts=AT_NOTES)
     pods.create("stubborn", {"containers": [container], "volumes": [NOTES]})
     pods.ready("stubborn")
+    pods.obeys("stubborn")
     pods.delete("stubborn", grace=None)
     pods.gone("stubborn")
     assert lines(notes / "n") == ["term"]
@@ -95,6 +96,7 @@ def test_a_container_that_obeys_is_not_waited_for(pods: PodWorld, notes: Path) -
     pods.create("obeys", {"terminationGracePeriodSeconds": 3600, "containers": [container],
                           "volumes": [NOTES]})  # fmt: skip
     pods.ready("obeys")
+    pods.obeys("obeys")
     pods.delete("obeys", grace=None)
     pods.gone("obeys")
     assert lines(notes / "n") == ["term"]
@@ -107,6 +109,7 @@ def test_a_container_that_ignores_sigterm_has_its_grace_period(pods: PodWorld, n
     pods.create("ignores", {"terminationGracePeriodSeconds": 3600, "containers": [container],
                             "volumes": [NOTES]})  # fmt: skip
     pods.ready("ignores")
+    pods.obeys("ignores")
     began = time.monotonic()
     pods.delete("ignores", grace=2)
     pods.gone("ignores")
@@ -120,6 +123,7 @@ def test_a_second_delete_can_shorten_the_grace_period(pods: PodWorld, notes: Pat
     container = shell(script, volumeMounts=AT_NOTES)
     pods.create("hurried", {"containers": [container], "volumes": [NOTES]})
     pods.ready("hurried")
+    pods.obeys("hurried")
     pods.delete("hurried", grace=3600)
     eventually(lambda: lines(notes / "n"), "SIGTERM came", deadline=DEADLINE)
     assert pods.get("hurried")["metadata"]["deletionGracePeriodSeconds"] == 3600
@@ -137,6 +141,8 @@ def test_the_object_goes_when_its_containers_have_gone(pods: PodWorld, notes: Pa
     pods.create("leaving", {"terminationGracePeriodSeconds": 3600, "volumes": [NOTES],
                             "containers": [container, sleeper("quick")]})  # fmt: skip
     pods.ready("leaving")
+    pods.obeys("leaving")
+    pods.obeys("leaving", "quick")
     pods.delete("leaving", grace=None)
     eventually(lambda: lines(notes / "n"), "SIGTERM came", deadline=DEADLINE)
     pod = pods.wait("leaving", lambda p: "terminated" in state(p, "quick"), "one has ended")
@@ -198,7 +204,8 @@ def test_last_words_are_in_the_status(
 
 def test_a_deadline_ends_a_pod_for_good(pods: PodWorld) -> None:
     """activeDeadlineSeconds: Failed with the reason; nothing runs any more."""
-    pods.create("timed", {"activeDeadlineSeconds": 1, "terminationGracePeriodSeconds": 1,
+    # Long enough that its container has begun on a busy machine, too.
+    pods.create("timed", {"activeDeadlineSeconds": 10, "terminationGracePeriodSeconds": 1,
                           "containers": [sleeper()]})  # fmt: skip
     pod = pods.phase("timed", "Failed")
     assert pod["status"]["reason"] == "DeadlineExceeded"

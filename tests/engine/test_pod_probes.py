@@ -9,13 +9,17 @@ from tests.support.netns import eventually
 
 SHARED = {"name": "shared", "emptyDir": {}}
 AT_SHARED = [{"name": "shared", "mountPath": "/shared"}]
-STAY = "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"
+PATIENT = {"timeoutSeconds": 20}
+"""A busy machine needs more than a second for a command in a container now and then."""
+BEGUN = "until test -e /begun; do sleep 0.05; done"
+"""A check waits for its own instance, whose files these are: it could come first."""
+STAY = "touch /begun; trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"
 SERVER = "mkdir -p /shared/www; trap 'exit 0' TERM; httpd -f -p 8080 -h /shared/www & wait"
 
 
 def command(script: str, **fields: int) -> Raw:
-    """A probe that runs a shell's *script* every second."""
-    return {"exec": {"command": ["sh", "-c", script]}, "periodSeconds": 1, **fields}
+    """A probe that runs a shell's *script* every second; it may take its time for that."""
+    return {"exec": {"command": ["sh", "-c", script]}, "periodSeconds": 1, **PATIENT, **fields}
 
 
 def with_files(*containers: Raw, **fields: object) -> Raw:
@@ -99,6 +103,7 @@ def test_a_pod_that_is_being_deleted_is_still_checked_for_readiness(pods: PodWor
     probe = command("test ! -e /shared/bad", failureThreshold=1)
     pods.create("going", with_files(shell(script, readinessProbe=probe)))
     pods.ready("going")
+    pods.obeys("going")
     pods.delete("going", grace=3600)
     eventually(lambda: pods.exec("going", "main", "ls", "/shared/term", check=False),
                "SIGTERM came", deadline=DEADLINE)  # fmt: skip
@@ -115,7 +120,7 @@ def test_a_pod_that_is_being_deleted_is_still_checked_for_readiness(pods: PodWor
 def test_readiness_by_http_is_the_status_of_the_answer(pods: PodWorld, port: object) -> None:
     """404 is a failure, 200 is none; the port has a number or a name."""
     probe = {"httpGet": {"path": "/healthy", "port": port}, "periodSeconds": 1,
-             "failureThreshold": 1}  # fmt: skip
+             "failureThreshold": 1, **PATIENT}  # fmt: skip
     ports = [{"name": "web", "containerPort": 8080}]
     pods.create("http", with_files(shell(SERVER, readinessProbe=probe, ports=ports)))
     assert pods.event("http", "Unhealthy", "statuscode: 404")
@@ -130,13 +135,14 @@ def test_an_http_probe_sends_the_headers_that_it_is_given(pods: PodWorld) -> Non
     """Its own name too; the server answers by a script that writes down what it got."""
     script = (
         "mkdir -p /shared/www/cgi-bin; "
-        "printf '#!/bin/sh\\nenv > /shared/got\\nprintf \"\\\\r\\\\n\"\\n' "
+        "printf '#!/bin/sh\\nenv > /shared/half; mv /shared/half /shared/got\\n"
+        'printf "\\\\r\\\\n"\\n\' '
         "> /shared/www/cgi-bin/ask; "
         f"chmod +x /shared/www/cgi-bin/ask; {SERVER}"
     )
     headers = [{"name": "X-Wanted", "value": "this"}, {"name": "Host", "value": "pod.example"}]
     get = {"path": "/cgi-bin/ask?a=b", "port": 8080, "httpHeaders": headers}
-    probe = {"httpGet": get, "periodSeconds": 1}
+    probe = {"httpGet": get, "periodSeconds": 1, **PATIENT}
     pods.create("heads", with_files(shell(script, readinessProbe=probe)))
     pods.ready("heads")
     got = read(pods, "heads", "/shared/got")
@@ -148,7 +154,7 @@ def test_an_http_probe_sends_the_headers_that_it_is_given(pods: PodWorld) -> Non
 
 def test_readiness_by_tcp_is_whether_somebody_listens(pods: PodWorld) -> None:
     """Refused while nobody does; the event says so."""
-    probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1}
+    probe = {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1, **PATIENT}
     script = f"until test -e /shared/go; do sleep 0.05; done; {SERVER}"
     pods.create("tcp", with_files(shell(script, readinessProbe=probe)))
     assert "refused" in pods.event("tcp", "Unhealthy", "Readiness")["message"].lower()
@@ -164,7 +170,7 @@ def test_liveness_that_fails_restarts_the_container(pods: PodWorld, kind: str) -
         "httpGet": {"path": "/alive", "port": 8080},
         "tcpSocket": {"port": 8080},
     }
-    probe = {kind: checks[kind], "periodSeconds": 1, "failureThreshold": 2}
+    probe = {kind: checks[kind], "periodSeconds": 1, "failureThreshold": 2, **PATIENT}
     script = (
         "echo x >> /shared/starts; mkdir -p /shared/www; "
         "touch /shared/www/alive /shared/www/$(cat /shared/starts | wc -l); "
@@ -193,7 +199,9 @@ def test_liveness_that_fails_restarts_the_container(pods: PodWorld, kind: str) -
 
 def test_liveness_counts_failures_to_its_threshold(pods: PodWorld) -> None:
     """The first instance is checked exactly so many times, the next one is well."""
-    script = "wc -l < /shared/starts >> /shared/checks; test $(wc -l < /shared/starts) -ge 2"
+    script = (
+        f"{BEGUN}; wc -l < /shared/starts >> /shared/checks; test $(wc -l < /shared/starts) -ge 2"
+    )
     container = shell(f"echo x >> /shared/starts; {STAY}",
                       livenessProbe=command(script, failureThreshold=3))  # fmt: skip
     pods.create("thrice", with_files(container))
@@ -205,8 +213,10 @@ def test_liveness_counts_failures_to_its_threshold(pods: PodWorld) -> None:
 
 def test_a_failed_probe_may_have_its_own_grace_period(pods: PodWorld) -> None:
     """The pod's is an hour, and the container ignores SIGTERM: the probe's ends it by SIGKILL."""
-    script = "echo x >> /shared/starts; trap ':' TERM; while :; do sleep 1000 & wait; done"
-    probe = command("test $(wc -l < /shared/starts) -ge 2", failureThreshold=1,
+    script = (
+        "echo x >> /shared/starts; touch /begun; trap ':' TERM; while :; do sleep 1000 & wait; done"
+    )
+    probe = command(f"{BEGUN}; test $(wc -l < /shared/starts) -ge 2", failureThreshold=1,
                     terminationGracePeriodSeconds=1)  # fmt: skip
     spec = with_files(shell(script, livenessProbe=probe), terminationGracePeriodSeconds=3600)
     pods.create("deaf", spec)
@@ -216,8 +226,9 @@ def test_a_failed_probe_may_have_its_own_grace_period(pods: PodWorld) -> None:
 
 def test_liveness_does_not_restart_what_may_not_be_restarted(pods: PodWorld) -> None:
     """With restartPolicy Never the container is ended and the pod is Failed."""
-    probe = command("false", failureThreshold=1)
-    spec = with_files(shell("trap 'exit 5' TERM; sleep 1000 & wait", livenessProbe=probe))
+    probe = command(f"{BEGUN}; false", failureThreshold=1)
+    script = "trap 'exit 5' TERM; touch /begun; sleep 1000 & wait"
+    spec = with_files(shell(script, livenessProbe=probe))
     pods.create("once", {**spec, "restartPolicy": "Never"})
     pod = pods.phase("once", "Failed")
     assert state(pod)["terminated"]["exitCode"] == 5
@@ -249,7 +260,9 @@ def test_nothing_else_is_checked_before_the_startup_probe_succeeds(pods: PodWorl
 
 def test_a_startup_probe_that_fails_too_often_restarts_the_container(pods: PodWorld) -> None:
     """After its failureThreshold and not before."""
-    script = "wc -l < /shared/starts >> /shared/checks; test $(wc -l < /shared/starts) -ge 2"
+    script = (
+        f"{BEGUN}; wc -l < /shared/starts >> /shared/checks; test $(wc -l < /shared/starts) -ge 2"
+    )
     container = shell(f"echo x >> /shared/starts; {STAY}",
                       startupProbe=command(script, failureThreshold=2))  # fmt: skip
     pods.create("again", with_files(container))

@@ -17,7 +17,7 @@ READ_ONLY = "http://127.0.0.1:10255"
 def curl(pods: PodWorld, url: str, *options: str) -> tuple[int, str]:
     """Status and body of an answer that a client on the node gets; status 0 for none."""
     form = "\n%{http_code}"
-    out = pods.node_run("/usr/bin/curl", "-sk", "-m", "20", "-w", form, *options, url, check=False)
+    out = pods.node_run("/usr/bin/curl", "-sk", "-m", "60", "-w", form, *options, url, check=False)
     body, _, status = out.rpartition("\n")
     return int(status or 0), body
 
@@ -104,7 +104,8 @@ def test_the_summary_tells_what_pods_and_node_use(pods: PodWorld, token: str) ->
         assert summary["node"]["memory"]["workingSetBytes"] > 0
         assert summary["node"]["fs"]["capacityBytes"] > 0
         found = [one for one in summary["pods"] if one["podRef"]["name"] == "busy"]
-        used = found and found[0]["containers"][0]["cpu"].get("usageCoreNanoSeconds", 0)
+        containers = found[0]["containers"] if found else []
+        used = containers and containers[0]["cpu"].get("usageCoreNanoSeconds", 0)
         return found[0] if used else None
 
     found = eventually(of_pod, "figures of the pod", deadline=60, interval=0.5)

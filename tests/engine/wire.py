@@ -49,7 +49,7 @@ def request(
     path: str,
     body: object = None,
     kind: str = "application/json",
-    timeout: float = 30.0,
+    timeout: float = 60.0,
 ) -> Iterator[HTTPResponse]:
     """The answer to a request; raises ApiError for status 400 and more."""
     data = None if body is None else json.dumps(body).encode()
@@ -70,7 +70,7 @@ def tcp(netns: str, address: str, port: int) -> socket.socket:
     """A connection to a port, as from the network namespace called *netns*."""
     made = socket_in(netns)
     try:
-        made.settimeout(10)
+        made.settimeout(60)
         made.connect((address, port))
     except OSError:
         made.close()

@@ -104,6 +104,7 @@ async def test_status_adds_readiness_and_problems_to_what_the_program_says(
 
 async def test_the_socket_is_closed_to_others_and_goes_away_at_the_end(service: Service) -> None:
     async with running(service):
+        await eventually(lambda: service._was_ready)
         assert stat.S_IMODE(socket_of(service).stat().st_mode) == 0o660
     assert not socket_of(service).exists()
 
@@ -122,8 +123,9 @@ async def test_the_views_are_served_over_tcp_at_every_address_that_is_asked_for(
     problems: Problems,
 ) -> None:
     with socket.socket() as first, socket.socket() as second:
+        # An address of our own: ports of 127.0.0.1 may be taken by others once these are closed.
         for probe in (first, second):
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.83.1.7", 0))
         addresses = [probe.getsockname() for probe in (first, second)]
     service = Service(
         "netd", problems=problems, metrics=Metrics("netd"), status=dict,

@@ -48,7 +48,7 @@ class Talker:
     def __init__(self, inside: Inside, address: str, port: int, kind: int) -> None:
         def connect() -> socket.socket:
             made = socket.socket(socket.AF_INET, kind)
-            made.settimeout(5.0)
+            made.settimeout(30.0)
             made.connect((address, port))
             return made
 

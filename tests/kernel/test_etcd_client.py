@@ -158,7 +158,7 @@ async def test_a_large_prefix_and_a_large_value_pass_whole(single: EtcdCluster) 
 
 async def test_a_lease_is_kept_past_its_ttl_and_its_end_is_noticed(cluster: EtcdCluster) -> None:
     async with client_of(cluster) as client:
-        lease_id, ttl = await client.lease_grant(3)
+        lease_id, ttl = await client.lease_grant(6)
         await client.put(f"{PREFIX}a", b"1", lease=lease_id)
         keeper = LeaseKeeper(client, lease_id, ttl)
         task = asyncio.create_task(keeper.run())

@@ -86,7 +86,7 @@ async def test_each_certificate_trouble_is_told_in_its_own_words(
             async with client_of(cluster, **{"cafile": str(authority.cert), **files}) as client:
                 with pytest.raises(EtcdTlsError, match=meaning):
                     await client.get("/a")
-        plain = EtcdConfig((cluster.endpoints[0].replace("https", "http"),), total_timeout=1.0)
+        plain = EtcdConfig((cluster.endpoints[0].replace("https", "http"),), total_timeout=5.0)
         client = EtcdClient(plain)
         with pytest.raises(EtcdUnavailable, match="try https://"):
             await client.get("/a")
@@ -164,7 +164,7 @@ async def test_a_server_certificate_without_client_usage_is_explained(
     files = {"cafile": str(authority.cert), "certfile": str(good.cert), "keyfile": str(good.key)}
     async with (
         secured(tmp_path, authority, usage="serverAuth") as cluster,
-        client_of(cluster, total_timeout=2.0, **files) as client,
+        client_of(cluster, total_timeout=10.0, **files) as client,
     ):
         with pytest.raises(EtcdTlsError, match="clientAuth"):
             await client.get("/a")
@@ -245,7 +245,7 @@ async def test_a_role_for_exactly_one_key_can_follow_that_key_but_no_prefix(
     cluster.enable_auth("root-s3cret")
     told = Causes()
     async with client_of(cluster, username="netd", password="s3cret") as client:  # noqa: S106
-        watch = watch_key(client, key, probe_interval=0.2, probe_timeout=5.0, listener=told)
+        watch = watch_key(client, key, probe_interval=0.2, probe_timeout=30.0, listener=told)
         async with aclosing(watch) as items, asyncio.timeout(WAIT):
             first = await anext(items)
             assert isinstance(first, Snapshot)

@@ -124,7 +124,7 @@ class Host:
 
     def noticed(self) -> None:
         """Wait until the watch asks for a look."""
-        eventually(self.notices.is_set, "a foreign change noticed", deadline=5)
+        eventually(self.notices.is_set, "a foreign change noticed")
         self.notices.clear()
 
     def is_quiet(self) -> bool:

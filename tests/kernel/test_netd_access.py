@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,18 +76,20 @@ def test_a_client_certificate_and_a_user_open_etcd(
     assert PASSWORD not in shown
 
 
+def told(status: dict[str, Any]) -> str:
+    """The texts of all problems."""
+    return " ".join(problem["text"] for problem in status["problems"])
+
+
 def test_a_missing_certificate_and_a_wrong_password_get_a_sentence(
     host: NetdHost, cluster: EtcdCluster, authority: Authority
 ) -> None:
     """The problem names what is wrong; netd stays alive and goes on when it is put right."""
     host.start(f"--etcd-cafile={authority.cert}")
-    status = host.wait(lambda status: bool(status["problems"]), "a problem", deadline=30)
-    assert "certificate" in " ".join(problem["text"] for problem in status["problems"])
+    host.wait(lambda status: "certificate" in told(status), "the problem")
     assert "Traceback" not in host.log
     host.stop()
     cluster.enable_auth(PASSWORD)
     host.start(*flags(authority), "--etcd-username=root", "--etcd-password=wrong")
-    status = host.wait(lambda status: bool(status["problems"]), "a problem", deadline=30)
-    text = " ".join(problem["text"] for problem in status["problems"])
-    assert "password" in text
+    host.wait(lambda status: "password" in told(status), "the problem")
     assert host.view("/healthz") == "ok\n"

@@ -86,12 +86,15 @@ def test_changed_settings_come_into_force_in_the_same_process_without_touching_t
     for name in ("subnet", "lease_id"):
         assert after["lease"][name] == before["lease"][name]
     host.wait(lambda status: len(status["peers"]) == 3, "three peers", deadline=DEADLINE)
-    assert host.ns.run("curl -s http://127.0.0.1:10256/healthz").strip() == "ok"
+    eventually(
+        lambda: host.ns.run("curl -s http://127.0.0.1:10256/healthz", check=False).strip() == "ok",
+        "the health port", deadline=DEADLINE,
+    )  # fmt: skip
     assert chains(host) == kernel[2]
     assert host.ns.run("ip route") == kernel[1]
     links = host.ns.run("ip -d link show flannel.1")
     assert links in kernel[0]
-    assert " 0% packet loss" in pod.run(f"ping -n -c1 -W1 {host.address(1)}")
+    assert " 0% packet loss" in pod.run(f"ping -n -c1 -W20 {host.address(1)}")
     assert f"settings: healthz-port is now 10256, was 0 ({fragment})" in host.log
     eventually(
         lambda: systemd.got() == ["READY=1", "RELOADING=1", "READY=1"], "READY again",

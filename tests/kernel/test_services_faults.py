@@ -78,7 +78,7 @@ def scene(both: Scene) -> Iterator[Scene]:
     """Without faults before and after."""
     yield both
     both.heal()
-    eventually(both.connected, "the API", deadline=30)
+    eventually(both.connected, "the API")
     both.world.settle()
 
 
@@ -91,7 +91,7 @@ def test_changes_arrive_in_spite_of_a_watch_that_fails(scene: Scene, fault: dict
     scene.failing.faults(**fault)
     for ends in ([scene.b], [scene.a], [scene.b]):
         scene.world.endpoints(web.name, ends)
-        scene.world.settle(deadline=20)
+        scene.world.settle()
         assert scene.node.servers(web.ip, 80, count=5) == {ends[0].name}
     assert scene.node.netd.process is not None
     assert scene.node.netd.process.poll() is None
@@ -106,15 +106,15 @@ def test_rules_stay_while_the_api_server_is_away_and_changes_arrive_afterwards(
     before = scene.node.rules()
     scene.failing.faults(**{fault: 1})
     scene.world.endpoints(web.name, [scene.b])
-    scene.world.settle(scene.other, deadline=45)
+    scene.world.settle(scene.other)
     assert scene.other.servers(web.ip, 80, count=5) == {"b"}
-    eventually(lambda: not scene.connected(), "the loss noticed", deadline=45)
+    eventually(lambda: not scene.connected(), "the loss noticed")
     assert scene.node.netd.status()["problems"]
     assert scene.node.netd.status()["ready"]
     assert scene.node.rules() == before
     assert scene.node.ask(web.ip, 80).server == "a"
     scene.heal()
-    scene.world.settle(deadline=45)
+    scene.world.settle()
     assert scene.node.servers(web.ip, 80, count=5) == {"b"}
     eventually(lambda: not scene.node.netd.status()["problems"], "no problem any more")
 
@@ -129,9 +129,9 @@ def test_an_api_server_that_comes_back_with_older_data_is_believed(scene: Scene)
     scene.failing.faults(refuse=1)
     eventually(lambda: not scene.connected(), "the loss noticed")
     scene.failing.faults(refuse=0)
-    eventually(lambda: scene.node.ask(web.ip, 80).server == "a", "the older data", deadline=20)
+    eventually(lambda: scene.node.ask(web.ip, 80).server == "a", "the older data")
     scene.failing.faults(serve_old=0)
-    scene.world.settle(deadline=20)
+    scene.world.settle()
     assert scene.node.servers(web.ip, 80, count=5) == {"b"}
 
 
@@ -139,10 +139,10 @@ def test_an_api_server_that_is_killed_and_comes_again_is_followed_again(scene: S
     web = scene.made()
     scene.failing.kill()
     scene.world.endpoints(web.name, [scene.b])
-    scene.world.settle(scene.other, deadline=20)
+    scene.world.settle(scene.other)
     assert scene.node.ask(web.ip, 80).server == "a"
     scene.failing.start()
-    scene.world.settle(deadline=45)
+    scene.world.settle()
     assert scene.node.servers(web.ip, 80, count=5) == {"b"}
 
 
@@ -159,7 +159,7 @@ def test_an_etcd_that_lost_everything_and_counts_anew_is_believed(scene: Scene) 
     for api in (scene.world.api, scene.failing):
         api.start()
     scene.world.service(kept.name, [scene.b], clusterIP=kept.ip)
-    scene.world.settle(deadline=45)
+    scene.world.settle()
     for node in (scene.node, scene.other):
         assert node.servers(kept.ip, 80, count=5) == {"b"}
         assert f"default/{lost.name}:" not in "\n".join(node.rules())

@@ -211,7 +211,7 @@ def test_affinity_ends_after_its_timeout_without_a_connection(scene: Scene) -> N
     eventually(
         lambda: scene.b.ask(short.ip, 80).server != first,
         "another endpoint",
-        deadline=40,
+        deadline=120,
         interval=1.2,
     )
 

@@ -118,7 +118,7 @@ def talkers(scene: Scene, address: str, number: int, both: bool = True) -> list[
     served: set[str] = set()
     while len(served) < 1 + both:
         one = scene.outside.open(UDP)
-        one.settimeout(5)
+        one.settimeout(30)
         one.connect((address, number))
         served.add(ask_again(one).server)
         made.append(one)

@@ -45,7 +45,7 @@ def refused(*words: str) -> str:
         [sys.executable, "-m", "lab", *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 2

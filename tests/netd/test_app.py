@@ -83,13 +83,13 @@ async def running(app: NetdApp) -> AsyncIterator["asyncio.Task[int]"]:
         yield task
     finally:
         app.service.stop()
-        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 10)
+        await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 60)
 
 
 async def ask(app: NetdApp, view: str) -> tuple[int, str]:
     """Status and body of *view*."""
     path = Path(app.settings["run-dir"]) / "netd.sock"
-    code, body = await get(path, view, timeout=10)
+    code, body = await get(path, view, timeout=60)
     return code, body.decode()
 
 
@@ -208,7 +208,7 @@ async def test_a_fault_in_one_half_ends_the_process_so_that_it_is_started_again(
         raise RuntimeError("a fault")
 
     app.faked["services"].run = broken  # type: ignore[method-assign]
-    assert await asyncio.wait_for(app.run(), 10) == 1
+    assert await asyncio.wait_for(app.run(), 60) == 1
     assert "services stopped by a fault" in caplog.text
     assert all(half.is_closed for half in app.faked.values())
 

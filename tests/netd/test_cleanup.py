@@ -175,10 +175,10 @@ async def test_tables_that_do_nothing_any_more_go_and_others_stay(host: Host) ->
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls to etcd are given up after half a second; there is no setting for that."""
+    """Calls to etcd are given up after three seconds; there is no setting for that."""
 
     def short(settings: Settings) -> EtcdConfig:
-        return replace(etcd_config(settings), total_timeout=0.5)
+        return replace(etcd_config(settings), total_timeout=3.0)
 
     monkeypatch.setattr(cleanup, "etcd_config", short)
 

@@ -254,7 +254,7 @@ def both_servers(folder: Path, binary: Path) -> Iterator[tuple[Side, Side]]:
         with (folder / "lab.log").open("w") as log:
             made.bridge.start(argv, stdout=log, stderr=log)
         servers.start()
-        eventually(lambda: _answers(lab.call), f"the lab's server: {folder}/lab.log", deadline=30)
+        eventually(lambda: _answers(lab.call), f"the lab's server: {folder}/lab.log", deadline=60)
         for side in (real, lab):
             assert side.call("POST", "/api/v1/namespaces", {"metadata": {"name": "shop"}})[0] == 201
         yield real, lab

@@ -293,7 +293,7 @@ def space_of(kube: KubeLab, module: str) -> Iterator[Space]:
         needs = [one for each in CASES.values() if each.topic == topic for one in each.needs]
         # A pod that is started before its Service would not know of it.
         for one in sorted(needs, key=lambda obj: obj["kind"] in {"Pod", *_GROUPS}):
-            kube.wait(functools.partial(_made, made, one), f"the API takes {one['metadata']}", 30)
+            kube.wait(functools.partial(_made, made, one), f"the API takes {one['metadata']}")
         yield made
     finally:
         kube.delete_all(made.namespace)

@@ -6,6 +6,7 @@ process is killed.
 """
 
 import json
+import secrets
 import shutil
 import signal
 import socket
@@ -34,14 +35,27 @@ class ServerTls:
 
 
 def free_ports(count: int) -> list[int]:
-    """*count* different TCP ports that are free on 127.0.0.1 now."""
-    held = [socket.socket() for _ in range(count)]
+    """*count* different TCP ports that are free on 127.0.0.1 now.
+
+    They are below those that the kernel gives to connections and to whoever asks for any port, so
+    that nobody has them later by chance.
+    """
+    held: dict[int, socket.socket] = {}
     try:
-        for sock in held:
-            sock.bind(("127.0.0.1", 0))
-        return [int(sock.getsockname()[1]) for sock in held]
+        while len(held) < count:
+            port = 12_000 + secrets.randbelow(18_000)
+            if port in held:
+                continue
+            sock = socket.socket()
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                sock.close()
+                continue
+            held[port] = sock
+        return list(held)
     finally:
-        for sock in held:
+        for sock in held.values():
             sock.close()
 
 
@@ -194,12 +208,12 @@ class EtcdCluster:
     def ctl(self, *args: str, member: int | None = None) -> str:
         """The output of ``etcdctl *args`` against *member* or the first running one."""
         index = self.running()[0] if member is None else member
-        done = self._run(index, args)
+        done = self._run(index, args, dial=20, wait=30)
         if done.returncode != 0:
             raise AssertionError(f"etcdctl {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
-    def leader(self, timeout: float = 30.0) -> int:
+    def leader(self, timeout: float = 60.0) -> int:
         """The member that leads, once the running ones have one."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -238,10 +252,13 @@ class EtcdCluster:
             return ()
         return ("nsenter", f"--net=/run/netns/{self._namespaces[index]}")
 
-    def _run(self, index: int, args: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def _run(
+        self, index: int, args: Sequence[str], *, dial: int = 1, wait: int = 5
+    ) -> subprocess.CompletedProcess[str]:
+        """etcdctl's end; *dial* and *wait* are its seconds for connection and command."""
         argv = [*self._enter(index), "env", "ETCDCTL_API=3", "etcdctl"]
-        argv += ["--endpoints", self.endpoints[index], "--dial-timeout", "1s"]
-        argv += ["--command-timeout", "5s"]
+        argv += ["--endpoints", self.endpoints[index], "--dial-timeout", f"{dial}s"]
+        argv += ["--command-timeout", f"{wait}s"]
         if self._tls:
             argv += ["--cacert", str(self._tls.ca), "--cert", str(self._tls.client.cert)]
             argv += ["--key", str(self._tls.client.key)]

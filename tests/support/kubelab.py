@@ -184,7 +184,7 @@ class KubeLab:
         kinds = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         return ["nsenter", f"--target={self._member(host)['pid']}", *kinds, "--", *command]
 
-    def exec(self, host: str, *command: str, check: bool = True, timeout: float = 60) -> str:
+    def exec(self, host: str, *command: str, check: bool = True, timeout: float = 120) -> str:
         """What *command* says in *host*; with ``check=False`` also when it fails, with stderr."""
         return self._run(self.argv(host, *command), check=check, timeout=timeout)
 
@@ -218,7 +218,8 @@ class KubeLab:
     def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
         """What ``barenode lab kubectl`` says; with ``check=False`` also when it fails."""
         argv = [sys.executable, "-m", "lab", "lab", "kubectl", "--name", self.name, "--", *words]
-        return self._run(argv, stdin=stdin, check=check)
+        # Longer than what commands here are told to wait themselves.
+        return self._run(argv, stdin=stdin, check=check, timeout=360)
 
     def json(self, *words: str) -> Any:
         """What kubectl finds, as a value: ``json("get", "pods")``."""
@@ -256,7 +257,14 @@ class KubeLab:
                  "proxy", f"--unix-socket={path}"],
                 stdout=subprocess.DEVNULL,
             )  # fmt: skip
-            self.wait(path.exists, "kubectl proxy listens", 60)
+
+            def listens() -> bool:
+                # Between its name and its listening a socket refuses.
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(path))
+                return True
+
+            self.wait(listens, "kubectl proxy listens")
         return path
 
     def _end_proxy(self) -> None:

@@ -287,6 +287,8 @@ class Watch:
             query = f"watch=true&timeoutSeconds=3000&resourceVersion={self._version}"
             made.request("GET", f"/api/v1/namespaces/default/configmaps?{query}")
             self._socket = made.sock
+            if self._stop.is_set():
+                return  # told so while this connected: nobody shuts this one down
             made.sock.settimeout(None)
             for line in _lines(made.getresponse()):
                 event = json.loads(line)

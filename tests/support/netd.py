@@ -74,12 +74,12 @@ class NetdHost:
         self.start(*flags)
         self.wait_ready()
 
-    def wait_ready(self, deadline: float = 30.0) -> None:
+    def wait_ready(self, deadline: float = 60.0) -> None:
         """Wait until /status says ready; a netd that ended fails at once."""
         self.wait(lambda status: bool(status["ready"]), "netd ready", deadline=deadline)
 
     def wait(
-        self, condition: Callable[[dict[str, Any]], bool], what: str, *, deadline: float = 15.0
+        self, condition: Callable[[dict[str, Any]], bool], what: str, *, deadline: float = 60.0
     ) -> dict[str, Any]:
         """Wait for a condition on the status document; returns the document."""
 
@@ -103,7 +103,7 @@ class NetdHost:
     def view(self, path: str) -> str:
         """GET *path* from the control socket."""
         done = subprocess.run(
-            ["curl", "-s", "--max-time", "5", "--unix-socket",
+            ["curl", "-s", "--max-time", "30", "--unix-socket",
              str(self.directory / "run" / "netd.sock"), f"http://netd{path}"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -125,7 +125,7 @@ class NetdHost:
         """SIGTERM; returns the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     @property
     def subnet(self) -> str:

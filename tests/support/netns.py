@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 def eventually(
-    condition: Callable[[], T], what: str, *, deadline: float = 5.0, interval: float = 0.01
+    condition: Callable[[], T], what: str, *, deadline: float = 60.0, interval: float = 0.01
 ) -> T:
     """Poll *condition* until it is true; its value. AssertionError after *deadline* seconds."""
     end = time.monotonic() + deadline
@@ -121,7 +121,7 @@ class Inside:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    def wait(self, work: Coroutine[Any, Any, T], *, deadline: float = 30.0) -> T:
+    def wait(self, work: Coroutine[Any, Any, T], *, deadline: float = 60.0) -> T:
         """Run *work* there to its end."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(deadline)
 

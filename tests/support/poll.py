@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 
-async def eventually(holds: Callable[[], bool], timeout: float = 20.0, step: float = 0.01) -> None:
+async def eventually(holds: Callable[[], bool], timeout: float = 60.0, step: float = 0.01) -> None:
     """Return when *holds* does; raises AssertionError after *timeout* seconds."""
     deadline = time.monotonic() + timeout
     while not holds():

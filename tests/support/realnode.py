@@ -178,6 +178,13 @@ class RealNode:
         """The output of kubectl, which must succeed."""
         return self._kubectl(server).run(*words, stdin=stdin)
 
+    def logs(self, wanted: str, *words: str) -> None:
+        """Wait until kubectl logs *words* is *wanted*: a container says nothing before it runs."""
+        eventually(
+            lambda: self.kubectl("logs", *words) == wanted, f"the logs of {words} are {wanted!r}",
+            deadline=PATIENCE, interval=0.2,
+        )  # fmt: skip
+
     def refused(self, *words: str) -> str:
         """What kubectl, which must fail, says."""
         done = self._kubectl(0)(*words)
@@ -191,8 +198,10 @@ class RealNode:
             self._kubectl(0).argv(*words), stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
-            yield process.stdout
-            process.kill()
+            try:
+                yield process.stdout
+            finally:
+                process.kill()
 
     def _kubectl(self, server: int) -> Kubectl:
         return Kubectl(

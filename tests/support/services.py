@@ -155,7 +155,7 @@ class Api:
         ]  # fmt: skip
         with self._log.open("a") as log:
             self.process = self._space.start(argv, stdout=log, stderr=log)
-        eventually(self._is_up, f"an API server: {self._log}", deadline=30)
+        eventually(self._is_up, f"an API server: {self._log}")
 
     def _is_up(self) -> bool:
         assert self.process.poll() is None, self._log.read_text()[-2000:]
@@ -170,10 +170,10 @@ class Api:
 
     def request(self, method: str, path: str, body: Json | None = None) -> tuple[int, Json]:
         """Status and document of one exchange. Raises OSError."""
-        connection = http.client.HTTPConnection(CONTROL, self._port, timeout=20)
+        connection = http.client.HTTPConnection(CONTROL, self._port, timeout=60)
         connection.sock = self._inside.call(socket.socket)
         try:
-            connection.sock.settimeout(20)
+            connection.sock.settimeout(60)
             connection.sock.connect((CONTROL, self._port))
             text = None if body is None else json.dumps(body)
             connection.request(method, path, text, {"Content-Type": "application/json"})
@@ -342,7 +342,7 @@ class World:
         """Replace the slice *suffix* of the service *name*."""
         self.api.apply(SLICES, slice_of(name, ends, targets or [port(8080)], suffix))
 
-    def settle(self, *nodes: Node, deadline: float = 10.0) -> None:
+    def settle(self, *nodes: Node, deadline: float = 60.0) -> None:
         """Wait until the *nodes* (default: all) have everything that was written before."""
         number = 1000 + next(self._markers)
         self.service("marker", [endpoint(MARKER)], ports=[port(number)], targets=[port(number)])
@@ -370,7 +370,7 @@ class World:
             finally:
                 await client.close()
 
-        self._inside.wait(write(), deadline=120)
+        self._inside.wait(write(), deadline=300)
 
     def close(self) -> None:
         """End all that runs."""

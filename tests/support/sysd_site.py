@@ -73,7 +73,7 @@ class Site:
 
     def page(self) -> str:
         """What the pod's service answers on the host, nothing if it does not."""
-        words = ("curl", "-sf", "--max-time", "2", f"http://{VIP}/")
+        words = ("curl", "-sf", "--max-time", "10", f"http://{VIP}/")
         return self.host.run(*words, check=False).stdout
 
     def post(self, path: str, body: dict[str, Any]) -> None:

@@ -93,7 +93,7 @@ class Host:
         protocol: str = TCP,
         *,
         source: str = "",
-        timeout: float = 3.0,
+        timeout: float = 20.0,
     ) -> Answer:
         """Who answers. Raises ConnectionRefusedError, or TimeoutError."""
         with self.open(protocol, source) as made:
@@ -172,7 +172,7 @@ def said(flow: socket.socket) -> str:
 
 
 def heard(
-    listening: socket.socket, wanted: Callable[[bytes], T], deadline: float = 5.0
+    listening: socket.socket, wanted: Callable[[bytes], T], deadline: float = 60.0
 ) -> T | None:
     """What *wanted* makes of the first frame for which it is true; None if none came in time."""
     end = time.monotonic() + deadline

@@ -27,7 +27,7 @@ async def members(store: Store) -> AsyncIterator[list[FakeEtcd]]:
 def config(members: list[FakeEtcd]) -> EtcdConfig:
     """All members, with deadlines short enough for tests of silence."""
     urls = tuple(member.url for member in members)
-    return EtcdConfig(urls, call_timeout=0.5, total_timeout=5.0)
+    return EtcdConfig(urls, call_timeout=2.0, total_timeout=5.0)
 
 
 @pytest.fixture

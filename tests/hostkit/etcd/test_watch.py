@@ -63,7 +63,7 @@ class Follower:
 
 @asynccontextmanager
 async def following(
-    client: EtcdClient, prefix: str = "/n/", *, key: str = ""
+    client: EtcdClient, prefix: str = "/n/", *, key: str = "", probe_timeout: float = 20.0
 ) -> AsyncIterator[Follower]:
     """A running watch of *prefix*, or of *key* alone."""
     follower = Follower()
@@ -73,7 +73,7 @@ async def following(
             client,
             key or prefix,
             probe_interval=0.2,
-            probe_timeout=0.2,
+            probe_timeout=probe_timeout,
             backoff=Backoff(first=0.01, most=0.05),
             listener=follower,
         )
@@ -135,7 +135,7 @@ async def test_a_cut_stream_goes_on_elsewhere_without_loss_or_repetition(
 async def test_a_silent_member_is_left_for_another_and_nothing_is_missed(
     client: EtcdClient, store: Store, members: list[FakeEtcd]
 ) -> None:
-    async with following(client) as follower:
+    async with following(client, probe_timeout=0.5) as follower:
         await connected(follower)
         members[0].pause()
         store.put("/n/a", b"1")

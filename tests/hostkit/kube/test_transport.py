@@ -82,7 +82,7 @@ async def test_a_write_whose_answer_is_missing_is_not_repeated_but_told(
 ) -> None:
     servers[0].fail("write", fault)
     with pytest.raises(KubeUnavailable, match="may have been applied") as caught:
-        await client.request(method, PODS, body=b'{"metadata": {"name": "a"}}', deadline=0.1)
+        await client.request(method, PODS, body=b'{"metadata": {"name": "a"}}', deadline=0.5)
     assert caught.value.maybe_applied
     assert len(servers[0].requests) == 1
     assert not servers[1].requests
@@ -200,7 +200,7 @@ async def test_a_busy_server_is_waited_for_as_long_as_it_asks() -> None:
 
 async def test_after_silence_the_next_request_takes_a_new_connection() -> None:
     async with FakeKube() as server:
-        client = KubeClient(KubeConfig((server.url,)), user_agent="test", deadline=0.2)
+        client = KubeClient(KubeConfig((server.url,)), user_agent="test", deadline=1.0)
         await asyncio.gather(*(client.get(PODS) for _ in range(3)))
         used = set(server.peers)
         server.fail("list", "hang")
@@ -214,7 +214,7 @@ async def test_after_silence_the_next_request_takes_a_new_connection() -> None:
 async def test_silence_on_one_request_does_not_end_a_stream_of_the_same_server() -> None:
     store = Store()
     async with FakeKube(store) as server:
-        client = KubeClient(KubeConfig((server.url,)), user_agent="test", deadline=0.2)
+        client = KubeClient(KubeConfig((server.url,)), user_agent="test", deadline=1.0)
         params = [("watch", "true"), ("resourceVersion", "0")]
         async with client.stream(PODS, params) as stream:
             server.fail("list", "hang")

@@ -49,7 +49,7 @@ class Stream:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.response = response
 
-    async def next(self, timeout: float = 10.0) -> Raw:
+    async def next(self, timeout: float = 60.0) -> Raw:
         """The next event; {} when the server has ended the watch."""
         async with asyncio.timeout(timeout):
             line = await self.response.content.readline()

@@ -26,14 +26,14 @@ async def running(etcd: str, *flags: str) -> AsyncIterator[aiohttp.ClientSession
     )  # fmt: skip
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             line = await process.stderr.readline()
         match = ANSWERS.search(line)
         assert match, line
         async with aiohttp.ClientSession(match[1].decode()) as session:
             yield session
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:

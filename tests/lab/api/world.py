@@ -74,7 +74,7 @@ class Cluster:
                 continue
 
     async def until(
-        self, holds: Callable[[], Awaitable[bool]], what: str, seconds: float = 10.0
+        self, holds: Callable[[], Awaitable[bool]], what: str, seconds: float = 60.0
     ) -> None:
         """Wait until the awaitable that *holds* makes is true."""
         deadline = time.monotonic() + seconds

@@ -155,7 +155,7 @@ def clock() -> Clock:
 async def world(clock: Clock) -> AsyncIterator[World]:
     """An etcd and no hosts; what hosts are made is closed at the end."""
     async with FakeEtcd(Store(clock=clock)) as etcd:
-        config = EtcdConfig((etcd.url,), call_timeout=0.3, total_timeout=0.6)
+        config = EtcdConfig((etcd.url,), call_timeout=1.0, total_timeout=2.0)
         client = EtcdClient(config)
         made = World(etcd, client, clock)
         yield made

@@ -85,7 +85,7 @@ async def host() -> AsyncIterator[Host]:
 
 async def until(condition: Callable[[], bool], what: str) -> None:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110  (the kernel in memory sets no event)
                 await asyncio.sleep(0.001)
     except TimeoutError:

@@ -31,7 +31,7 @@ class Follower:
         self.client = KubeClient(
             KubeConfig(tuple(one.url for one in servers)),
             user_agent="test",
-            deadline=0.5,
+            deadline=5.0,
             settle=3600,
         )
         self.book = Book("node1")

@@ -1,7 +1,5 @@
 """A sync with everything around it in memory, for tests of passes."""
 
-import socket
-
 from hostkit.metrics import Metrics
 from hostkit.problems import Problems
 from hostkit.reconcile import Outcome, Reconciler
@@ -26,17 +24,6 @@ CLIENT = "10.1.1.9:40000"
 DNS_AT = "10.0.0.10:53"
 A, B = "10.1.1.1", "10.1.2.1"
 LOCAL = frozenset({"192.0.2.7", "127.0.0.1"})
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has."""
-    socks = [socket.socket() for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports: list[int] = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
 
 
 class World:

@@ -10,6 +10,7 @@ import pytest
 
 from hostkit.problems import Problems
 from netd.services.health import HealthServers
+from tests.support.etcd import free_ports
 from tests.support.poll import eventually
 
 HOST = "127.0.0.1"
@@ -22,17 +23,6 @@ def taken() -> Iterator[int]:
         sock.bind((HOST, 0))
         sock.listen()
         yield sock.getsockname()[1]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has."""
-    socks = [socket.socket() for _ in range(count)]
-    for sock in socks:
-        sock.bind((HOST, 0))
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from netd.iptables.errors import BadRule, LockBusy
 from netd.services.values import Endpoint, Service
 from tests.netd.services import strategies as some
 from tests.netd.services.made import DNS, web
-from tests.netd.services.syncworld import BUSY, RESTORE, A, B, World, dns_flow, free_ports
+from tests.netd.services.syncworld import BUSY, RESTORE, A, B, World, dns_flow
+from tests.support.etcd import free_ports
 
 
 @pytest.fixture

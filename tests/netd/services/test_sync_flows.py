@@ -17,8 +17,8 @@ from tests.netd.services.syncworld import (
     B,
     World,
     dns_flow,
-    free_ports,
 )
+from tests.support.etcd import free_ports
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 
 from netd.iptables.errors import HiddenTable
 from tests.netd.services.made import web
-from tests.netd.services.syncworld import A, B, World, free_ports
+from tests.netd.services.syncworld import A, B, World
+from tests.support.etcd import free_ports
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class World:
         self.now = 0.0
         self.settled = asyncio.Event()
         self.objects = ApiObjects(
-            self.client, self.heard.append, Problems(), deadline=0.5, services_within=0.05,
+            self.client, self.heard.append, Problems(), deadline=5.0, services_within=0.05,
             clock=lambda: self.now, sleep=self.sleep,
         )  # fmt: skip
 

@@ -33,7 +33,7 @@ class World:
 
     def __init__(self, server: KubeApi, **options: Any) -> None:
         self.server = server
-        self.client = KubeClient(KubeConfig((server.url,)), user_agent="test", deadline=0.3)
+        self.client = KubeClient(KubeConfig((server.url,)), user_agent="test", deadline=1.0)
         self.now = 0.0
         self.naps: list[float] = []
         self.metrics = Metrics("nodeagent")

@@ -35,7 +35,7 @@ class World:
             self.client,
             self.problems,
             self.metrics,
-            deadline=0.3,
+            deadline=1.0,
             backoff=Backoff(first=0.01, most=0.02),
             calm=Backoff(first=1.0, most=60.0, jitter=0.0),
             clock=lambda: self.now,
@@ -245,6 +245,8 @@ async def test_what_others_overwrite_is_corrected_ever_more_slowly(world: World)
         world.server.change("pods", "default/web", status={"phase": "Pending"})
         world.writer.observed(world.seen())
         await eventually(lambda: world.status()["phase"] == "Running")
+        # The writer has the answer, too.
+        await world.writer.flush("u1")
     assert world.naps == [1.0, 2.0, 4.0]
     world.now += 1000.0
     world.server.change("pods", "default/web", status={"phase": "Pending"})

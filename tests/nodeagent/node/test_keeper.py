@@ -113,7 +113,7 @@ async def rig() -> AsyncIterator[Rig]:
     """A server, a client of it and a world."""
     async with NodeServer() as server:
         client = KubeClient(
-            KubeConfig((server.url,)), user_agent="test", deadline=0.5, probe_every=0.05
+            KubeConfig((server.url,)), user_agent="test", deadline=2.0, probe_every=0.05
         )
         try:
             yield Rig(server, client)
@@ -254,6 +254,8 @@ async def test_docker_in_trouble_is_not_ready_with_the_reason_and_heartbeats_go_
         await eventually(lambda: rig.server.lease["spec"]["renewTime"] > renewed)
         rig.world.trouble = ""
         await eventually(lambda: rig.server.ready["status"] == "True")
+        # It is told once the keeper has the answer.
+        await eventually(lambda: rig.notes.reasons.count("NodeReady") == 2)
     told = [reason for reason in rig.notes.reasons if "Ready" in reason]
     assert told == ["NodeReady", "NodeNotReady", "NodeReady"]
 

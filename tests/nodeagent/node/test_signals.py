@@ -56,7 +56,7 @@ async def test_a_look_reads_all_signals_and_says_whether_something_changed(tmp_p
 
 async def test_a_disk_that_hangs_costs_one_thread_and_is_named(tmp_path: Path) -> None:
     machine = FakeMachine(tmp_path)
-    looking = watch(machine, patience=0.02)
+    looking = watch(machine, patience=0.5)
     machine.free = 5
     await looking.look()
     machine.open.clear()

@@ -98,7 +98,7 @@ async def test_a_mount_in_use_is_taken_away_all_the_same(world: World) -> None:
 
 
 async def test_a_server_that_does_not_answer_is_left_behind(tmp_path: Path) -> None:
-    world = World(tmp_path, within=0.05)
+    world = World(tmp_path, within=0.5)
     await world.volumes.prepare(pod(NFS))
     world.mounts.hanging.add(str(world.folder("nfs", "share")))
     try:
