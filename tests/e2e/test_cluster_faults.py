@@ -81,7 +81,8 @@ def containers(kube: KubeLab, host: str) -> dict[str, set[str]]:
     form = '{{.Label "io.kubernetes.pod.uid"}} {{.Names}}'
     found: dict[str, set[str]] = {}
     for line in kube.docker(host, "ps", "--all", "--format", form).splitlines():
-        uid, name = line.split()
+        # One that is being removed may have no name any more.
+        uid, _, name = line.partition(" ")
         found.setdefault(uid, set()).add(name)
     return found
 

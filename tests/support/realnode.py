@@ -135,10 +135,10 @@ class RealNode:
         found = self.docker("ps", "-q", "--no-trunc", "--filter", f"name=_{pod}_default_")
         ids = found.split()
         form = "{{.Id}} {{.State.StartedAt}}"
-        # One may go between the list and this; Docker tells of the others all the same.
+        # One may go between the list and this; Docker has an empty line for it, or none.
         found = self.run(host.docker_client(), "inspect", "-f", form, *ids, check=False)
         lines = found.splitlines() if ids else []
-        return dict(line.split() for line in lines)
+        return dict(line.split() for line in lines if line)
 
     # --- the agent ---
 
