@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 
 from hostkit.metrics import Metrics
 from hostkit.reconcile import Backoff
@@ -66,6 +67,8 @@ class Observer:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         self._foreign: set[str] = set()
+        # Containers of which Docker said that the kernel killed for memory in them.
+        self._out_of_memory: set[str] = set()
         self._due = asyncio.Event()
         self._first = True
         self._listed_at = clock()
@@ -191,6 +194,7 @@ class Observer:
         listed = {one.id for one in entries}
         self._records.retain(mark, listed)
         self._suspects.intersection_update(self._records.ids)
+        self._out_of_memory.intersection_update(self._records.ids)
         self._foreign &= listed
         tasks = [self._begin(one) for one in self._unclear(entries, mark)]
         self._announce()
@@ -269,6 +273,9 @@ class Observer:
             log.debug("container %s: %s", container[:12], error)
             self._suspects.discard(container)
         else:
+            if container in self._out_of_memory:
+                # Docker leaves it out of the state when it hears of it after the end.
+                seen = replace(seen, oom_killed=True)
             if self._records.put(seen, mark):
                 self._suspects.discard(container)
 
@@ -314,6 +321,8 @@ class Observer:
             self._suspects.discard(container)
             self._announce()
         else:
+            if action == "oom":
+                self._out_of_memory.add(container)
             self._suspects.add(container)
             self._begin(container)
 

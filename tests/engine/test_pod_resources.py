@@ -123,7 +123,10 @@ def test_a_container_that_takes_too_much_memory_is_said_to_be_killed_for_it(
     fields: dict[str, Any] = {"resources": {"limits": {"memory": "16Mi"}}}
     hungry = shell("exec tail /dev/zero", **fields)
     pods.create("hungry", {"containers": [hungry], "restartPolicy": policy})
-    found = pods.wait("hungry", lambda pod: killed(pod).get("reason"), "its container was killed")
-    assert (killed(found)["reason"], killed(found)["exitCode"]) == ("OOMKilled", 137)
+    # Docker may tell of the end first, and of what it came from a moment later.
+    found = pods.wait(
+        "hungry", lambda pod: killed(pod).get("reason") == "OOMKilled", "it was killed for memory"
+    )
+    assert killed(found)["exitCode"] == 137
     if policy == "Never":
         assert pods.phase("hungry", "Failed")

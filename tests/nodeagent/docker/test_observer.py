@@ -143,6 +143,34 @@ async def test_an_event_is_enough_to_see_an_end() -> None:
         assert setup.changes == ["u-1"]
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_kill_for_memory_is_known_whenever_docker_tells_of_it(late: bool) -> None:
+    """Docker's state lacks it when containerd has told of the end before the kill."""
+    setup = Setup()
+    made, other = setup.make(), setup.make("other")
+    async with setup.running() as observer:
+        if not late:
+            setup.world.emit("oom", setup.world.containers[made])
+            await settle()
+        setup.world.exit(made, 137)
+        setup.world.exit(other, 137)
+        await settle()
+        setup.changes.clear()
+        if late:
+            setup.world.emit("oom", setup.world.containers[made])
+            await settle()
+            assert setup.changes == ["u-1"]
+        await setup.time.pass_by(20)
+        await observer.refresh("u-1")
+        ended = [observer.pod("u-1").newest(name) for name in ("c", "other")]
+        assert [(one.exit_code, one.oom_killed) for one in ended if one is not None] == [
+            (137, True), (137, False),
+        ]  # fmt: skip
+        setup.world.delete(made)
+        await setup.time.pass_by(20)
+        assert observer._out_of_memory == set(), "what is gone is forgotten"
+
+
 async def test_a_removed_container_is_gone_with_the_event() -> None:
     setup = Setup()
     made = setup.make()
