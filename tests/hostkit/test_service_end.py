@@ -49,9 +49,8 @@ async def test_without_anything_to_reload_sighup_changes_nothing(service: Servic
         assert not task.done()
 
 
-async def test_sighup_with_settings_to_keep_is_told_to_systemd_and_the_service_goes_on(
-    service: Service, systemd: Systemd
-) -> None:
+def keeping(service: Service) -> list[str]:
+    """Have *service* keep its settings at each SIGHUP; notes when it was asked."""
     asked: list[str] = []
 
     def reload() -> bool:
@@ -59,6 +58,13 @@ async def test_sighup_with_settings_to_keep_is_told_to_systemd_and_the_service_g
         return False
 
     service.on_hang_up(reload)
+    return asked
+
+
+async def test_sighup_with_settings_to_keep_is_told_to_systemd_and_the_service_goes_on(
+    service: Service, systemd: Systemd
+) -> None:
+    asked = keeping(service)
     async with running(service) as task:
         await eventually(lambda: "READY=1" in systemd.got())
         os.kill(os.getpid(), signal.SIGHUP)
@@ -107,13 +113,7 @@ async def test_sighup_with_other_settings_ends_the_workers_and_asks_to_begin_ane
 async def test_a_sighup_that_came_while_it_was_blocked_is_heard_at_the_start(
     service: Service, hang_up_mask: None
 ) -> None:
-    asked: list[str] = []
-
-    def reload() -> bool:
-        asked.append("reload")
-        return False
-
-    service.on_hang_up(reload)
+    asked = keeping(service)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     os.kill(os.getpid(), signal.SIGHUP)
     async with running(service):
