@@ -14,6 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from hostkit.reconcile import Backoff, Reconciler
 from netd.bridge.options import Facts
 from netd.config import etcd_config
 from netd.errors import LeaseError
-from netd.feed import Feed, read_seed
+from netd.feed import Feed, Seed, read_seed
 from netd.firewall import Firewall
 from netd.hostside import HostSide, paths_from
 from netd.identity import expected_vni, identify, saved_config
@@ -133,7 +134,7 @@ class OverlayHalf:
         await self.overlay.start()
         self.underlay = await self._find_underlay()
         self.holder = await self._make_holder(self.underlay)
-        seed = await asyncio.to_thread(read_seed, self.settings["net-config-path"], self.problems)
+        seed = await asyncio.to_thread(self._read_seed, self.holder)
         async with asyncio.TaskGroup() as group:
             for work in (
                 self.feed.follow_config(seed),
@@ -193,6 +194,20 @@ class OverlayHalf:
             # Containers live on it: from here on it is defended, not chosen.
             holder.subnet = who.remembered
         return holder
+
+    def _read_seed(self, holder: LeaseHolder) -> Seed | None:
+        """What to write into an etcd that has nothing, where this host is as it is now."""
+        path, remembered = self.settings["net-config-path"], self._state.to_records()
+        seed = read_seed(path, self.problems, remembered)
+        if seed is None:
+            return None
+        leases = (
+            replace(one, public_ip=holder.public_ip, vtep_mac=one.vtep_mac and holder.vtep_mac)
+            if one.subnet == self._state.remembered
+            else one
+            for one in seed.leases
+        )
+        return Seed(seed.config, tuple(leases))
 
     # --- what the feed tells ---
 

@@ -24,6 +24,7 @@ from netd.leases.allocate import Contested, Exhausted, Identity, Keep, Take, dec
 from netd.leases.keeping import Keeping
 from netd.leases.model import Lease, NetworkConfig, backend_type, render_lease
 from netd.leases.peers import Entry, Record, Roster, interpret
+from netd.leases.signs import SignsOfLife
 from netd.leases.store import LeaseStore
 
 log = logging.getLogger(__name__)
@@ -77,12 +78,12 @@ class LeaseHolder:
         self._known_macs = known_macs
         self._remembered = remembered
         self._changed = changed
-        self._find_owner = find_owner
-        self._on_link = on_link
         self._allow_renumber = allow_renumber
         self._clock = clock
         self._rng = rng or random.Random()
-        self._keepalive = keepalive
+        self._signs = SignsOfLife(
+            store, keepalive=keepalive, find_owner=find_owner, on_link=on_link
+        )
         self.config: NetworkConfig | None = None
         self.subnet: IPv4Network | None = None
         self.lease: Lease | None = None
@@ -129,11 +130,7 @@ class LeaseHolder:
         history = await self.store.history()
         excluded: set[IPv4Network] = set()
         while True:
-            identity = Identity(
-                self.public_ip,
-                self._known_macs | {self.vtep_mac},
-                None if renumber else self._remembered,
-            )
+            identity = self._identity(None if renumber else self._remembered)
             decision = decide(
                 config, self.roster, identity, history, excluded=excluded, rng=self._rng
             )
@@ -155,6 +152,8 @@ class LeaseHolder:
                         await self._hold(lease_or_none, f"leased ({why})")
                         await self._drop_misfits(config, identity)
                         return
+                    if await self._found_put_back(config, subnet, identity):
+                        return
                     log.info("subnet %s was taken by another host meanwhile", subnet)
                     excluded.add(subnet)
                 case Exhausted(capacity):
@@ -165,6 +164,20 @@ class LeaseHolder:
                     self.problems.set("lease", text, blocking=True)
                     await self.store.release_unbound()
                     raise LeaseError(text)
+
+    def _identity(self, remembered: IPv4Network | None) -> Identity:
+        return Identity(self.public_ip, self._known_macs | {self.vtep_mac}, remembered)
+
+    async def _found_put_back(
+        self, config: NetworkConfig, subnet: IPv4Network, identity: Identity
+    ) -> bool:
+        """Adopt the record of *subnet* if it is ours: a host that remembers it was faster."""
+        record = await self.store.read(subnet)
+        found = None if record is None else interpret(record)
+        if not isinstance(found, Lease) or not identity.owns(found):
+            return False
+        await self._adopt(config, found, "kept, put back by a host that remembered it")
+        return True
 
     async def _drop_misfits(self, config: NetworkConfig, identity: Identity) -> None:
         """End records that are certainly ours, for subnets that the configuration has left."""
@@ -182,7 +195,7 @@ class LeaseHolder:
                 and other.subnet != self.subnet
                 and not other.is_reservation
                 and not self._is_ours(other)
-                and await self._sign_of_life(other)
+                and await self._signs.of(other, self.public_ip)
             ):
                 self.problems.set(
                     "public-ip",
@@ -193,28 +206,9 @@ class LeaseHolder:
                 return
         self.problems.clear("public-ip")
 
-    async def _sign_of_life(self, lease: Lease) -> str:
-        """What shows that another host lives behind *lease*; empty when nothing does.
-
-        A netd renews so often that the lease's age tells it alive; any other host is found by
-        asking the network who has the address. A former address of ours says more than the age,
-        which this very host may have caused before it was given another one.
-        """
-        ours_once = lease.public_ip != self.public_ip and self._on_link(lease.public_ip)
-        if not ours_once and not lease.is_reservation:
-            info = await self.store.remaining(lease.lease_id)
-            if info.ttl < 0:
-                raise LeaseError(f"lease {lease.key} has just ended, looking again")
-            age = max(0, info.granted - info.ttl)
-            if age <= min(2 * self._keepalive + 5, info.granted / 2):
-                return f"was renewed {age} s ago"
-        if owner := await self._ask_network(lease.public_ip):
-            return f"and {owner} on this network answers for the address"
-        return ""
-
     async def _refuse_if_live(self, lease: Lease) -> None:
         """Raise LeaseError while *lease*, which looks like ours, belongs to another live host."""
-        sign = await self._sign_of_life(lease)
+        sign = await self._signs.of(lease, self.public_ip)
         if not sign:
             self.problems.clear("public-ip")
             return
@@ -228,13 +222,6 @@ class LeaseHolder:
         log.debug("lease %s %s", lease.key, sign)
         self.problems.set("public-ip", text, blocking=True)
         raise LeaseError(text)
-
-    async def _ask_network(self, address: IPv4Address) -> str | None:
-        try:
-            return await self._find_owner(address)
-        except OSError as error:
-            log.debug("cannot ask the network for %s: %s", address, error)
-            return None
 
     async def _adopt(self, config: NetworkConfig, lease: Lease, how: str) -> None:
         """Go on with an existing record, putting our value into it where it differs."""
@@ -294,22 +281,22 @@ class LeaseHolder:
             await self._hold(entry, "confirmed")
             return
         # The watch may lag behind our own writes: ask etcd itself before acting.
-        record = await self.store.read(subnet)
+        record = await self.store.read(subnet) or await self._create_again(config, subnet)
         if record is None:
-            await self._create_again(config, subnet)
             return
         found = interpret(record)
-        if self._is_ours(found):
+        if self._is_ours(found) or await self._was_ours(found):
             known = found if isinstance(found, Lease) else None
             if self._mac_is_new and known is not None and known.vtep_mac:
                 self.vtep_mac = known.vtep_mac
             await self._hold(await self._write(config, record, known), "confirmed by etcd")
+            await self.store.bind(record.lease_id)
             return
         holder = f"host {found.public_ip}" if isinstance(found, Lease) else "a damaged record"
         await self._lost(config, f"our subnet {subnet} is now held by {holder} ({record.key})")
 
-    async def _create_again(self, config: NetworkConfig, subnet: IPv4Network) -> None:
-        """Our record is missing: create it, under the etcd lease that it had if that lives."""
+    async def _create_again(self, config: NetworkConfig, subnet: IPv4Network) -> Record | None:
+        """Create our missing record, under its etcd lease if that lives, or give the faster's."""
         if self.lease is None:
             for other in self.roster.leases():
                 if other.public_ip == self.public_ip and not self._is_ours(other):
@@ -318,11 +305,13 @@ class LeaseHolder:
             self.store.reuse(self.lease.lease_id)
         lease = await self.store.create(subnet, self._value(config), self.public_ip)
         if lease is None:
-            raise LeaseError(f"the record of {subnet} has just been made by somebody")
+            # Maybe of a host that puts back what etcd has lost, ours too.
+            return await self.store.read(subnet)
         if self.lease is not None or self.conflict:
             self.reacquired += 1
             self.lease = None
         await self._hold(lease, "leased again, its record was missing")
+        return None
 
     def _is_ours(self, entry: Entry) -> bool:
         """Whether *entry* is this host's: by address and MAC, or because it hangs on the etcd
@@ -338,6 +327,16 @@ class LeaseHolder:
                 or entry.vtep_mac in self._known_macs | {self.vtep_mac}
             )
         )
+
+    async def _was_ours(self, entry: Entry) -> bool:
+        """Whether *entry*, at the first look, is ours with the MAC or the address of before: so it
+        is put back by who remembers us. As ``decide`` judges; raises LeaseError likewise."""
+        me = self._identity(self._remembered)
+        if self.lease is not None or self.conflict or not isinstance(entry, Lease):
+            return False
+        if me.had(entry):
+            await self._refuse_if_live(entry)
+        return me.owns(entry) or me.had(entry)
 
     def _is_current(self, entry: Lease, config: NetworkConfig) -> bool:
         """Whether the watched record is what we would write, under the lease that we renew."""

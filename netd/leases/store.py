@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network
 from hostkit.etcd.errors import EtcdUnavailable
 from hostkit.etcd.gateway import EtcdClient, KeyValue, LeaseInfo, absent, mod_revision_is, put
 from netd.errors import LeaseError
-from netd.leases.model import FieldError, Lease, parse_key, parse_lease, subnet_key
+from netd.leases.model import FieldError, Lease, lease_value, parse_key, parse_lease, subnet_key
 from netd.leases.peers import Record, interpret
 
 
@@ -31,6 +31,8 @@ class LeaseStore:
         self._ending: set[int] = set()
         # The subnet of a creation whose outcome is not known.
         self._unsettled: IPv4Network | None = None
+        # Leases granted for records that are to be put back, and may have been.
+        self._restoring: dict[IPv4Network, int] = {}
 
     @property
     def config_key(self) -> str:
@@ -74,9 +76,7 @@ class LeaseStore:
         except FieldError as error:
             raise LeaseError(f"our own record would be refused by every host: {error}") from error
         self._ending.discard(self._unbound)
-        if not self._unbound or await self.client.lease_keepalive(self._unbound) <= 0:
-            self._unbound, _ = await self.client.lease_grant(self.ttl)
-        lease_id = self._unbound
+        lease_id = self._unbound = await self._living(self._unbound)
         self._unsettled = subnet
         try:
             result = await self.client.txn(
@@ -103,6 +103,12 @@ class LeaseStore:
             await self.release_unbound()
         return lease
 
+    async def _living(self, lease_id: int) -> int:
+        """*lease_id* if it still lives, else a new one."""
+        if lease_id and await self.client.lease_keepalive(lease_id) > 0:
+            return lease_id
+        return (await self.client.lease_grant(self.ttl))[0]
+
     async def settle(self) -> Lease | None:
         """The record that an earlier ``create`` made although it failed, if it did."""
         if self._unsettled is None:
@@ -121,6 +127,13 @@ class LeaseStore:
     def reuse(self, lease_id: int) -> None:
         """Use *lease_id*, whose record is gone, for the next record instead of another lease."""
         self._unbound = self._unbound or lease_id
+
+    async def bind(self, lease_id: int) -> None:
+        """Our record hangs on *lease_id*: give back another lease that was granted for it."""
+        self._unsettled = None
+        if self._unbound == lease_id:
+            self._unbound = 0
+        await self.release_unbound()
 
     async def release_unbound(self) -> None:
         """Give back a granted lease that no record uses."""
@@ -162,6 +175,32 @@ class LeaseStore:
         """Write the network configuration unless there is one; returns whether it was written."""
         result = await self.client.txn([absent(self.config_key)], [put(self.config_key, value)])
         return result.succeeded
+
+    async def restore(self, lost: Lease) -> bool:
+        """Put *lost* back unless its subnet has a record; returns whether that was done.
+
+        Its holder, who finds it by address and MAC, goes on with the etcd lease that it gets here.
+        """
+        key, holder = self.key(lost.subnet), str(lost.public_ip)
+        lease_id = self._restoring.get(lost.subnet, 0)
+        there = await self.read(lost.subnet)
+        done = there is not None and there.lease_id == lease_id != 0
+        if there is None:
+            if not lost.is_reservation:
+                lease_id = self._restoring[lost.subnet] = await self._living(lease_id)
+            value = lease_value(holder, lost.backend_type, lost.vni, lost.vtep_mac)
+            result = await self.client.txn(
+                [absent(key)],
+                [
+                    put(key, value, lease=lease_id),
+                    put(self._history_key(lost.subnet), holder.encode()),
+                ],
+            )
+            done = result.succeeded
+        self._restoring.pop(lost.subnet, None)
+        if lease_id and not done:
+            await self._revoke(lease_id)
+        return done
 
     async def history(self) -> dict[IPv4Network, int]:
         """The subnets that were held once, with the revision of the last sign of their holder."""

@@ -207,6 +207,45 @@ def test_a_wiped_etcd_gets_the_same_records_again(network: Net) -> None:
     host.wait(lambda status: len(status["peers"]) == 1, "only the living host")
 
 
+def test_a_wiped_etcd_gives_no_new_host_the_subnet_of_one_that_has_not_come_back(
+    network: Net,
+) -> None:
+    """A host with a configuration to write puts back the records that it remembers before it.
+
+    Of the three subnets in the smallest network two had holders: one is left to lease.
+    """
+    config = {"Network": "10.1.0.0/24", "Backend": {"Type": "vxlan"}}
+    network.configure(config)
+    first, second, third, fourth = (network.host(number) for number in (1, 2, 3, 4))
+    for host in (first, second):
+        host.up()
+    subnets = {first.subnet, second.subnet}
+    first.wait(lambda status: len(status["peers"]) == 1, "its peer")
+    for host in (first, second):
+        host.stop()
+    network.etcd.stop()
+    for index in range(3):
+        network.etcd.wipe(index)
+    network.etcd.start()
+    for host in (third, fourth):
+        host.start()
+    seed = first.directory / "network.json"
+    seed.write_text(json.dumps(config))
+    first.up(f"--net-config-path={seed}")
+    full = "all 3 subnets of 10.1.0.0/24 are taken"
+
+    def told(host: NetdHost) -> bool:
+        return any(full in problem["text"] for problem in host.status().get("problems", []))
+
+    (unlucky,) = eventually(lambda: [*filter(told, (third, fourth))], "one new host gets none")
+    lucky = third if unlucky is fourth else fourth
+    lucky.wait_ready()
+    assert lucky.subnet not in subnets
+    second.up()
+    assert {first.subnet, second.subnet} == subnets
+    assert etcd_leases(network) == 3
+
+
 @pytest.mark.parametrize("burst", [200])
 def test_a_leader_killed_during_a_burst_of_leases_loses_none(network: Net, burst: int) -> None:
     """200 records written while the leader dies and comes back: all are in the kernel."""

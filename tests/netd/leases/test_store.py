@@ -202,6 +202,46 @@ async def test_the_configuration_is_written_only_where_there_is_none(world: Worl
     assert world.state.keys[store.config_key.encode()].value == b"mine"
 
 
+async def test_a_lost_record_is_put_back_under_an_etcd_lease_that_its_holder_goes_on_with(
+    world: World,
+) -> None:
+    lost = lease_of(interpret(record(str(SUBNET), 1)))
+    assert await world.store().restore(lost)
+    ((found, lease_id),) = world.records().values()
+    assert (found, world.state.leases[lease_id].granted) == (value(1), LEASE_TTL)
+    holder = world.host(1, remembered=str(SUBNET)).holder
+    holder.use_cached(SUBNET)
+    await holder.converge()
+    assert world.records() == {"10.1.33.0-24": (value(1), lease_id)}
+    assert (holder.lease and holder.lease.lease_id, holder.conflict) == (lease_id, False)
+    assert list(world.state.leases) == [lease_id]
+
+
+async def test_a_lost_reservation_is_put_back_as_one(world: World) -> None:
+    assert await world.store().restore(lease_of(interpret(record(str(SUBNET), 1, lease=0))))
+    assert world.records() == {"10.1.33.0-24": (value(1), 0)}
+    assert world.state.granted == []
+
+
+class Late(LeaseStore):
+    """Reads no record, as just before another host makes it."""
+
+    async def read(self, subnet: IPv4Network) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("looks_first", [True, False])
+async def test_a_record_that_is_there_is_not_put_back_and_no_etcd_lease_is_left_behind(
+    world: World, looks_first: bool
+) -> None:
+    """The host itself, or a new one that was given the subnet, may have been faster."""
+    theirs = world.put(record(str(SUBNET), 2))
+    store = world.store() if looks_first else Late(world.client, "/coreos.com/network", LEASE_TTL)
+    assert not await store.restore(lease_of(interpret(record(str(SUBNET), 1))))
+    assert world.records() == {"10.1.33.0-24": (value(2), theirs)}
+    assert list(world.state.leases) == [theirs]
+
+
 async def test_a_refusal_by_etcd_is_raised_and_no_record_is_made(world: World) -> None:
     world.etcd.fail("kv/txn", Refused(429, 8, "etcdserver: mvcc: database space exceeded"))
     with pytest.raises(EtcdError, match="space exceeded"):
