@@ -98,9 +98,6 @@ class Member:
             self._write(self.path(agents.NODEAGENT_CONF), kubeconfig(name, server).encode(), 0o600),
             self._write(self.path(agents.NETD_FILE), agents.toml(netd).encode(), 0o644),
             self._write(self.path(agents.NODEAGENT_FILE), agents.toml(agent).encode(), 0o644),
-            self._write(
-                self.path(agents.NETWORK_FILE), agents.network_config(plane).encode(), 0o644
-            ),
         ]
         return any(changed)
 

@@ -45,13 +45,15 @@ def netd_settings(
     pair, kubeconfig = (NODE_PAIR, NODEAGENT_CONF) if joined else (f"{PKI}/netd", NETD_CONF)
     settings: dict[str, Value] = {
         "etcd-endpoints": plane.network_etcd_urls(first=name),
-        "net-config-path": NETWORK_FILE,
         "master": plane.api_urls(first=name),
         "cluster-cidr": str(plane.pods),
         "hostname-override": name,
         "public-ip": address,
         "ip-masq": True,
     }
+    if plane.master(name):
+        # Others do not know the subnets that masters begin with.
+        settings["net-config-path"] = NETWORK_FILE
     if not plane.insecure:
         settings |= {
             "etcd-cafile": f"{PKI}/ca.crt",
@@ -79,7 +81,7 @@ def nodeagent_settings(plane: Plane, name: str, address: str) -> dict[str, Value
     }
     if not plane.insecure:
         settings["kubeconfig"] = NODEAGENT_CONF
-    if any(master.name == name for master in plane.masters):
+    if plane.master(name):
         old = plane.version < _TAINT_RENAMED
         settings["register-with-taints"] = [MASTER_TAINT_OF_OLD if old else MASTER_TAINT]
     return settings

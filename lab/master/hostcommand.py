@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, output: Output) -> int:
     host.place_manifests()
     if first:
         output.line(f"new CAs in {args.pki_dir}: all hosts of the cluster need the same folder")
-    kind = "master" if any(master.name == name for master in plane.masters) else "worker"
+    kind = "master" if plane.master(name) else "worker"
     output.line(f"{name}: files of a {kind} in {args.output}, discovery hash {pki.fingerprint()}")
     return 0
 

@@ -4,6 +4,7 @@ Pure. Everything else in this package is derived from a ``Plane``: the same valu
 manifests and asks for the same certificates, on a host of a lab as on a real one.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -74,6 +75,10 @@ class Plane:
         """The cluster IP of the service ``kubernetes``: the first of the range."""
         return str(self.services[1])
 
+    def master(self, name: str) -> Master | None:
+        """The master called *name*, if there is one."""
+        return next((master for master in self.masters if master.name == name), None)
+
     def first_subnet(self, master: Master) -> IPv4Network:
         """The subnet with which *master* comes up before there is an etcd to lease one from.
 
@@ -82,6 +87,12 @@ class Plane:
         """
         last = int(self.pods.broadcast_address) - 256 * self.masters.index(master)
         return IPv4Network((last & ~255, 24))
+
+    def first_mac(self, master: Master) -> str:
+        """The MAC of *master*'s VTEP to begin with: locally administered, and the same whoever
+        derives it, since masters tell of each other what they begin with."""
+        digest = hashlib.sha256(f"{master.name} {master.address}".encode()).digest()
+        return bytes([digest[0] & 0xFC | 0x02, *digest[1:6]]).hex(":")
 
     def api_urls(self, first: str = "") -> tuple[str, ...]:
         """The API servers; that of the master called *first*, if there is one, leads."""

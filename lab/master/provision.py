@@ -30,8 +30,10 @@ from lab.master.certificates import (
 from lab.master.kubeconfig import kubeconfig
 from lab.master.manifests import KUBERNETES, PKI, manifests
 from lab.master.pki import Pair, Pki
-from lab.master.plane import API_PORT, Plane
-from netd.state import State
+from lab.master.plane import API_PORT, Master, Plane
+from netd.leases.model import DEFAULT_PREFIX, subnet_key
+from netd.overlay.model import VxlanOptions
+from netd.state import SavedRecord, State
 
 STATE_FILE = "/var/lib/netd/state.json"
 
@@ -43,7 +45,7 @@ class Host:
         self._root = root
         self._plane = plane
         self._pki = pki
-        self._master = next((m for m in plane.masters if m.name == name), None)
+        self._master = plane.master(name)
         self.name = name
         self.address = address
 
@@ -79,18 +81,34 @@ class Host:
 
         netd needs etcd, etcd is a container, containers need docker0, and docker0 netd's subnet.
         netd knows how to begin without etcd, by what it saved before a reboot; so a new master
-        begins as one that was rebooted, and registers the subnet as soon as etcd answers.
+        begins as one that was rebooted, and registers the subnet as soon as etcd answers. It also
+        remembers those of the other masters: they are registered before anybody can lease one.
         """
         master = self._master
         if master is None or self._path(STATE_FILE).exists():
             return
         state = State(
+            vtep_mac=self._plane.first_mac(master),
             subnet=str(self._plane.first_subnet(master)),
             public_ip=self.address,
             config=agents.network_config(self._plane),
             saved_at=time.time(),
+            records=[self._first_record(one) for one in self._plane.masters],
         )
         self._write(STATE_FILE, msgspec.json.encode(state), 0o600)
+
+    def _first_record(self, master: Master) -> SavedRecord:
+        """The lease record that *master* will have."""
+        return SavedRecord(
+            key=f"{DEFAULT_PREFIX}/subnets/{subnet_key(self._plane.first_subnet(master))}",
+            public_ip=master.address,
+            backend_type="vxlan",
+            vni=VxlanOptions().vni,
+            vtep_mac=self._plane.first_mac(master),
+            # None would make it a reservation. etcd gives it another one.
+            lease_id=1,
+            create_revision=0,
+        )
 
     def place_manifests(self) -> None:
         """Write a master's manifests: from then on nodeagent starts the control plane."""
@@ -146,7 +164,8 @@ class Host:
         agent = agents.nodeagent_settings(self._plane, self.name, self.address)
         self._write(agents.NETD_FILE, agents.toml(netd).encode(), 0o644)
         self._write(agents.NODEAGENT_FILE, agents.toml(agent).encode(), 0o644)
-        self._write(agents.NETWORK_FILE, agents.network_config(self._plane).encode(), 0o644)
+        if self._master is not None:
+            self._write(agents.NETWORK_FILE, agents.network_config(self._plane).encode(), 0o644)
 
     def _retire(self) -> None:
         """Take away what earlier versions put where the operator's settings belong now.

@@ -47,6 +47,8 @@ PODS = "/api/v1/namespaces/default/pods"
 SERVICES = "/api/v1/namespaces/default/services"
 MAPS = "/api/v1/namespaces/default/configmaps"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+NETWORK = "10.213.0.0/21"
+"""Seven subnets for five hosts: a worker that chose one of a master's would soon be noticed."""
 LATE_ADDRESS = "203.0.113.7"
 """The endpoint that a service gets after the failure: an address of no pod (RFC 5737)."""
 IMAGE = "barenode/busybox:lab"
@@ -176,7 +178,7 @@ def when(holds: Callable[[], bool], what: str) -> float:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[KubeLab]:
     """Three masters, two workers, a service of two pods, and one without endpoints."""
-    made = KubeLab(f"m{os.getpid()}", masters=3, workers=2)
+    made = KubeLab(f"m{os.getpid()}", masters=3, workers=2, extra=("--network", NETWORK))
     try:
         made.up()
         server = ApiServer(made, made.masters[0])

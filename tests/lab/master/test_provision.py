@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import tomllib
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from lab.master.pki import Pki
 from lab.master.plane import Plane
 from lab.master.provision import STATE_FILE, Host
 from netd.config import load_settings
-from netd.identity import saved_config
+from netd.identity import identify, saved_config
+from netd.leases.model import Lease, parse_network_config
+from netd.leases.peers import Judge, interpret
 from netd.state import load_state
 from tests.lab.master.planes import THREE, plane
 
@@ -106,6 +108,42 @@ def test_netd_comes_up_with_the_seed_as_after_a_reboot(tmp_path: Path) -> None:
     assert config is not None
     assert config.network == IPv4Network("10.1.0.0/16")
     assert config.admits(IPv4Network("10.1.255.0/24"))
+
+
+def test_every_master_knows_what_the_others_begin_with(tmp_path: Path) -> None:
+    """So that the first whom etcd hears can enter them all, before a worker leases a subnet."""
+    made = plane(THREE)
+    told = []
+    for master in made.masters:
+        host(tmp_path, made, master.name, master.address).begin()
+        state = load_state(tmp_path / master.name / STATE_FILE.lstrip("/"))
+        leases = [interpret(record) for record in state.to_records()]
+        told.append([entry for entry in leases if isinstance(entry, Lease)])
+        (own,) = [lease for lease in told[-1] if str(lease.public_ip) == master.address]
+        assert (own.subnet, own.vtep_mac) == (state.remembered, state.vtep_mac)
+        assert identify(state, None, tmp_path / "none").vtep_mac == own.vtep_mac
+    assert told == [told[0]] * 3
+    assert {str(lease.public_ip) for lease in told[0]} == {m.address for m in made.masters}
+    for values in zip(*((one.subnet, one.vtep_mac, one.key) for one in told[0]), strict=True):
+        assert len(set(values)) == 3
+    assert not any(lease.is_reservation for lease in told[0])
+    network = parse_network_config(agents.network_config(made))
+    judge = Judge(network, IPv4Address("198.18.0.99"), None)
+    assert [judge.reason_against(lease) for lease in told[0]] == [None] * 3
+
+
+def test_only_masters_write_the_network_s_configuration(tmp_path: Path) -> None:
+    """A worker knows no subnets to enter before it."""
+    made = plane(THREE)
+    for name, address, writes in (
+        ("master2", "198.18.0.3", True),
+        ("node1", "198.18.0.11", False),
+    ):
+        host(tmp_path, made, name, address).provision()
+        netd = settings(tmp_path / name, agents.NETD_FILE)
+        assert netd.get("net-config-path") == (agents.NETWORK_FILE if writes else None)
+        assert (tmp_path / name / agents.NETWORK_FILE.lstrip("/")).exists() == writes
+    assert "net-config-path" not in agents.netd_settings(made, "x", "198.18.0.12", joined=True)
 
 
 @pytest.mark.parametrize("insecure", [False, True])
