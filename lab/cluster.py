@@ -310,7 +310,7 @@ class Cluster:
                 last = self.store.last_words(spec.name, node)
                 raise LabError(f"{node} died while starting: {last}")
             if self._clock() > deadline:
-                last = self.store.last_words(spec.name, node)
+                last = await probe.complaints(ref) + self.store.last_words(spec.name, node)
                 raise LabError(f"{node} is not ready after {within:g} s, {text}: {last}")
             if text != said:
                 self.report(node, text)

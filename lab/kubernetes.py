@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from hostkit.errors import cut
 from lab import probe
 from lab.control import Api, admin_context, is_ready, request
 from lab.errors import LabError
@@ -148,7 +149,12 @@ async def settled(ref: ProcessRef) -> str | None:
     A new cluster's API server refuses netd until it has made its own roles, and a host that
     boots again is Ready at the API server from its former life.
     """
-    if not await probe.says_ready(ref, probe.NODEAGENT_SOCKET):
-        return "waiting for nodeagent to have its node and pods"
-    said = await probe.says_ready(ref, probe.NETD_SOCKET)
-    return None if said else "waiting for netd to know the services"
+    for daemon, path in (("nodeagent", probe.NODEAGENT_SOCKET), ("netd", probe.NETD_SOCKET)):
+        reply = await probe.get(ref, path, "/readyz")
+        if reply is None:
+            return f"waiting for {daemon}"
+        if reply[0] != 200:
+            # What lacks, without what is to be done about it, which the error at the end has.
+            lacking = reply[1].decode(errors="replace").partition(";")[0].splitlines()
+            return f"waiting for {daemon}: {cut(''.join(lacking[:1]), 120)}"
+    return None

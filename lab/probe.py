@@ -21,6 +21,16 @@ NODEAGENT_SOCKET = "run/nodeagent/nodeagent.sock"
 SUBNET_FILE = "run/flannel/subnet.env"
 
 
+class _Problem(msgspec.Struct):
+    key: str
+    text: str
+
+
+class _Status(msgspec.Struct):
+    not_ready: list[str] = []
+    problems: list[_Problem] = []
+
+
 def parse_stat(stat: str) -> tuple[str, int]:
     """State letter and start time (clock ticks since boot) from /proc/PID/stat."""
     # The command name, in parentheses, may itself contain spaces and parentheses.
@@ -85,6 +95,31 @@ async def says_ready(ref: ProcessRef, path: str) -> bool | None:
     """What a daemon of the node says on /readyz at the socket *path*; None when it is silent."""
     reply = await get(ref, path, "/readyz")
     return None if reply is None else reply[0] == 200
+
+
+async def complaints(ref: ProcessRef) -> str:
+    """What the daemons of the node say is wrong or not done yet, each with a semicolon after it.
+
+    A daemon that has no socket yet says nothing.
+    """
+    said = []
+    for name, path in (("netd", NETD_SOCKET), ("nodeagent", NODEAGENT_SOCKET)):
+        try:
+            if not (root_of(ref) / path).exists():
+                continue
+        except OSError:
+            # Its pid 1 is about to end.
+            continue
+        reply = await get(ref, path, "/status")
+        try:
+            status = msgspec.json.decode(reply[1] if reply else b"", type=_Status)
+        except msgspec.MsgspecError:
+            said.append(f"{name} does not answer; ")
+            continue
+        problems = (f"{one.key}: {one.text}" for one in status.problems)
+        texts = dict.fromkeys((*status.not_ready, *problems))
+        said += [f"{name}: {text}; " for text in texts]
+    return "".join(said)
 
 
 def enter_argv(ref: ProcessRef, command: Sequence[str]) -> list[str]:
