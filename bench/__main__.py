@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 
-from bench import datapath, memory, onelease, repair, startup
+from bench import datapath, memory, onelease, repair, silence, startup
 from bench.entry import end_on_signals, unfit
 from bench.result import BenchError, Result, show
 from bench.world import World, sweep, warm_up, world
@@ -28,6 +28,7 @@ MEASURES: dict[str, Measure] = {
         made, sorted({*ask.sizes, ask.peers}), ask.idle, ask.peers
     ),
     "repair": lambda made, ask: repair.measure(made, ask.peers),
+    "silence": lambda made, ask: silence.measure(made, ask.rounds),
     "datapath": lambda made, ask: datapath.measure(made, ask.streams, ask.seconds),
 }
 
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("names", nargs="*", metavar="name", type=_name, help=", ".join(MEASURES))
     add("--leases", type=_numbers(7000), default=[1000, 3000], help="startup: lease records")
-    add("--rounds", type=_number(50), default=3, help="startup: repetitions")
+    add("--rounds", type=_number(50), default=3, help="startup, silence: repetitions")
     add("--count", type=_number(5000), default=300, help="onelease: adds, and removes")
     add(
         "--peers",

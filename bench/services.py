@@ -102,6 +102,7 @@ def measure(made: Ground, variant: str, count: int, ask: argparse.Namespace) -> 
         changes = Samples.of(_changes(api, kernel, book, ask.changes))
         answers = Samples.of(_answers(api, made.listeners, space, book))
         storm = _storm(api, kernel, book)
+        repair = _repair(space, kernel, book)
         daemon.check()
         connect, layout = _beside(made, space, variant, book, ask)
         return Figures(
@@ -111,6 +112,7 @@ def measure(made: Ground, variant: str, count: int, ask: argparse.Namespace) -> 
             changes=changes,
             answers=answers,
             storm_s=storm,
+            repair_s=repair,
             rss_mib=rss,
             rss_after_mib=daemon.rss(),
             idle_cpu_percent=idle,
@@ -203,6 +205,16 @@ def _storm(api: Api, kernel: Kernel, book: Book) -> float:
     last = kernel.settle(lambda: True, pushed + _STORM_DEADLINE)
     kernel.check(book.expected())
     return max(0.0, last - pushed)
+
+
+def _repair(space: Namespace, kernel: Kernel, book: Book) -> float:
+    """Seconds from the end of a flush of the whole nat table until the rules are right."""
+    space.run(f"iptables-{kernel.variant} -w -t nat -F")
+    begin = time.monotonic()
+    first, _ = kernel.wait_commit(kernel.mark(), begin + _CHANGE_DEADLINE)
+    last = kernel.settle(lambda: True, begin + _STORM_DEADLINE)
+    kernel.check(book.expected())
+    return max(first, last) - begin
 
 
 def _beside(

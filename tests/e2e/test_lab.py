@@ -224,7 +224,6 @@ def test_the_demo_reaches_every_page_and_every_pod_and_removes_its_lab(operator:
     The service is visited from each host, from a container on each host, and on each host's node
     port from outside, before and after scaling to 3. Needs netd's services.
     """
-    began = time.monotonic()
     shown = operator("lab", "demo", "--name", operator.name())
     lines = [line for line in shown.splitlines() if line.endswith("  yes")]
     assert len(lines) == 2 + 6 + 6 + 1
@@ -233,5 +232,4 @@ def test_the_demo_reaches_every_page_and_every_pod_and_removes_its_lab(operator:
         assert sum(line.startswith(f"{place} ") and ":80/" in line for line in lines) == 2
     outside = [line for line in lines if line.startswith("outside") and ":30061/" in line]
     assert [line.count("nginx-") for line in outside] == [2, 2, 3, 3]
-    assert time.monotonic() - began < 90
     assert operator.name() not in operator("lab", "list")

@@ -1,4 +1,8 @@
-"""Whatever others do to the rules of services is put right within two seconds, and counted."""
+"""Whatever others do to the rules of services is put right when it happens, and counted.
+
+netd looks at all rules again every hour here: what it puts right, the kernel has told it. How
+soon it does is measured by ``python -m bench repair``.
+"""
 
 import re
 from collections.abc import Iterator
@@ -9,9 +13,6 @@ import pytest
 from tests.support.netns import eventually
 from tests.support.services import POD_NETWORK, Made, Node, World, port, world
 from tests.support.talk import Host
-
-WITHIN = 2.0
-"""Seconds within which all has to be right again."""
 
 COUNT = 60
 """Services, so that there are leaf chains to lose."""
@@ -67,7 +68,9 @@ def scene(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Scene]:
     with world(tmp_path_factory.mktemp("repair")) as made:
-        node = made.node(request.param, f"--cluster-cidr={POD_NETWORK}", start=False)
+        node = made.node(
+            request.param, f"--cluster-cidr={POD_NETWORK}", "--iptables-resync=3600", start=False
+        )
         for words in OTHERS:
             node.iptables(words)
         node.netd.up()
@@ -121,7 +124,7 @@ def damage(node: Node, words: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_is_put_right_in_time_and_counted(scene: Scene, kind: str) -> None:
+def test_damage_is_put_right_and_counted(scene: Scene, kind: str) -> None:
     """To the letter."""
     ours, repairs = ours_of(scene.rules()), scene.repairs()
     for words in DAMAGE[kind]:
@@ -133,7 +136,7 @@ def test_damage_is_put_right_in_time_and_counted(scene: Scene, kind: str) -> Non
             for one in ("PREROUTING", "OUTPUT", "POSTROUTING", "FORWARD", "INPUT")
         )
 
-    eventually(is_right, "ours as they were, before all else", deadline=WITHIN)
+    eventually(is_right, "ours as they were, before all else")
     assert scene.works()
     eventually(lambda: scene.repairs() > repairs, "the repair counted")
 
@@ -147,7 +150,7 @@ def test_an_old_dump_that_somebody_restores_is_brought_up_to_date(scene: Scene) 
     scene.world.settle()
     now, repairs = scene.rules(), scene.repairs()
     scene.node.ns.run(["sh", "-c", f"iptables-{scene.node.variant}-restore < {dump}"])
-    eventually(lambda: scene.rules() == now, "the rules of today", deadline=WITHIN)
+    eventually(lambda: scene.rules() == now, "the rules of today")
     assert scene.node.ask("10.0.61.1", 80).server == "b"
     assert scene.node.ask(scene.web.ip, 80).server == "b"
     eventually(lambda: scene.repairs() > repairs, "the repair counted")
@@ -181,9 +184,7 @@ def test_damage_while_changes_come_ends_with_everything_right(scene: Scene) -> N
             # Refused when the repair was faster.
             scene.node.iptables("-t nat -X || true")
     scene.world.settle()
-    eventually(
-        lambda: without_marker(scene.rules()) == before, "the rules of before", deadline=WITHIN
-    )
+    eventually(lambda: without_marker(scene.rules()) == before, "the rules of before")
     assert scene.works()
     for number in (1, COUNT):
         assert scene.node.ask(f"10.0.60.{number}", 80).server == "a"

@@ -1,12 +1,13 @@
-"""Servers whose hosts die without a word: the clients of both APIs are back at work within 5 s.
+"""Servers whose hosts die without a word: the clients of both APIs go on at the next server.
 
 The kernel tells a dead host, whose packets vanish, from a server that is only slow, whose host
-goes on acknowledging what it gets.
+goes on acknowledging what it gets. No deadline of a client ends within these tests, so it can
+only be the kernel that told; how soon it does is what ``python -m bench silence`` measures.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from hostkit.etcd.config import EtcdConfig
 from hostkit.etcd.errors import EtcdUnavailable
 from hostkit.etcd.gateway import EtcdClient
 from hostkit.etcd.watch import Changes, watch_prefix
+from hostkit.kube import connections
 from hostkit.kube.config import KubeConfig
 from hostkit.kube.errors import KubeUnavailable
 from hostkit.kube.listwatch import Changed, follow
@@ -26,14 +28,14 @@ from tests.fakes.kube import FakeKube, Store
 from tests.support.etcd import EtcdCluster
 from tests.support.netns import Fabric, Inside, Namespace
 from tests.support.poll import eventually
-from tests.support.silence import silenced
+from tests.support.silence import BY_THE_KERNEL, silenced
 
 T = TypeVar("T")
 
-MOVED_ON = 5.0
-"""Seconds from the silence until the client has what it was after."""
+NEVER = 3600.0
+"""Seconds for every deadline of a client."""
 SLOW = 4.0
-"""Seconds that a server may take for an answer without being left for it."""
+"""Seconds that a server takes for an answer: more than the kernel gives a host that is silent."""
 PATIENCE = 60.0
 
 PODS = "/api/v1/pods"
@@ -64,12 +66,15 @@ class Scene:
 
         await asyncio.to_thread(self.there.wait, work())
 
-    async def die(self, stack: AsyncExitStack) -> float:
-        """Silence the first server's host until *stack* ends; when that was."""
+    async def die(self, stack: AsyncExitStack) -> None:
+        """Silence the first server's host until *stack* ends."""
         context = silenced(self.fabric.bridge, FIRST)
         await asyncio.to_thread(context.__enter__)
         stack.push(context)
-        return time.monotonic()
+
+    def given_up(self) -> str:
+        """What the client says of the first server."""
+        return self.client.endpoint_errors.get(self.servers[0].url, "")
 
 
 @contextmanager
@@ -83,7 +88,8 @@ def inside(fabric: Fabric, label: str) -> Iterator[Inside]:
 
 
 @pytest.fixture
-def scene(fabric: Fabric) -> Iterator[Scene]:
+def scene(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(connections, "CONNECT_WITHIN", NEVER)
     for address in (FIRST, SECOND):
         fabric.bridge.run(f"ip addr add {address}/24 dev br0")
     store = Store()
@@ -94,22 +100,13 @@ def scene(fabric: Fabric) -> Iterator[Scene]:
         config = KubeConfig(tuple(server.url for server in servers))
 
         async def connect() -> KubeClient:
-            return KubeClient(config, user_agent="test")
+            return KubeClient(config, user_agent="test", deadline=NEVER)
 
         made = Scene(fabric, store, servers, there, here, here.wait(connect()))
         yield made
         here.wait(made.client.close())
         for server in servers:
             there.wait(server.down())
-
-
-async def took(since: float, work: Awaitable[T], what: str) -> T:
-    """What *work* comes to; it must not be later than 5 s after *since*."""
-    result = await work
-    taken = time.monotonic() - since
-    print(f"{what}: {taken:.2f} s")  # noqa: T201 - the figure that the test is about
-    assert taken < MOVED_ON
-    return result
 
 
 @pytest.mark.parametrize("watches", [1, 5])
@@ -119,7 +116,8 @@ def test_idle_watches_go_on_at_the_next_server(scene: Scene, watches: int) -> No
             if connected:
                 opened.release()
 
-        async with aclosing(follow(scene.client, PODS, on_state=state)) as items:
+        following = follow(scene.client, PODS, probe_every=NEVER, on_state=state)
+        async with aclosing(following) as items:
             async for item in items:
                 if isinstance(item, Changed):
                     return item.version
@@ -131,12 +129,11 @@ def test_idle_watches_go_on_at_the_next_server(scene: Scene, watches: int) -> No
         for _ in tasks:
             await opened.acquire()
         async with AsyncExitStack() as stack:
-            since = await scene.die(stack)
+            await scene.die(stack)
             await scene.on_servers(lambda: scene.store.put(PODS, "default/a"))
-            await took(since, asyncio.gather(*tasks), f"{watches} idle watches")
+            await asyncio.gather(*tasks)
             assert scene.client.endpoint == scene.servers[1].url
-            cause = scene.client.endpoint_errors[scene.servers[0].url]
-            assert cause == "its host has fallen silent"
+            assert scene.given_up() == "its host has fallen silent"
 
     scene.run(story())
 
@@ -147,8 +144,9 @@ def test_a_read_that_has_arrived_is_answered_by_the_next_server(scene: Scene) ->
         reading = asyncio.create_task(scene.client.get(PODS))
         await eventually(lambda: bool(scene.servers[0].queries("list")))
         async with AsyncExitStack() as stack:
-            since = await scene.die(stack)
-            await took(since, reading, "a read that has arrived")
+            await scene.die(stack)
+            await reading
+            assert scene.given_up() == "its host has fallen silent"
 
     scene.run(story())
 
@@ -161,8 +159,9 @@ def test_a_read_into_the_silence_is_answered_by_the_next_server(scene: Scene, ke
         if kept:
             await scene.client.get(PODS)
         async with AsyncExitStack() as stack:
-            since = await scene.die(stack)
-            await took(since, scene.client.get(PODS), f"a read, connection kept: {kept}")
+            await scene.die(stack)
+            await scene.client.get(PODS)
+            assert scene.given_up() in BY_THE_KERNEL
             asked = len(scene.servers[1].queries("list"))
             await asyncio.gather(*(scene.client.get(PODS) for _ in range(10)))
             assert len(scene.servers[1].queries("list")) == asked + 10
@@ -179,11 +178,12 @@ def test_a_write_into_the_silence_is_told_as_uncertain_and_its_repetition_goes_e
     async def story() -> None:
         await scene.client.get(PODS)
         async with AsyncExitStack() as stack:
-            since = await scene.die(stack)
+            await scene.die(stack)
             with pytest.raises(KubeUnavailable) as caught:
-                await took(since, write(), "a write")
+                await write()
             assert caught.value.maybe_applied
-            await took(since, write(), "a write and its repetition")
+            assert scene.given_up() == "its host has fallen silent"
+            await write()
             assert len(scene.servers[1].requests) == 1
 
     scene.run(story())
@@ -192,9 +192,10 @@ def test_a_write_into_the_silence_is_told_as_uncertain_and_its_repetition_goes_e
 def test_a_write_on_a_new_connection_goes_to_the_next_server_at_once(scene: Scene) -> None:
     async def story() -> None:
         async with AsyncExitStack() as stack:
-            since = await scene.die(stack)
-            body = b'{"metadata": {"name": "a"}}'
-            await took(since, scene.client.request("PUT", PODS, body=body), "a write, new")
+            await scene.die(stack)
+            await scene.client.request("PUT", PODS, body=b'{"metadata": {"name": "a"}}')
+            assert scene.given_up() in BY_THE_KERNEL
+            assert len(scene.servers[1].requests) == 1
 
     scene.run(story())
 
@@ -214,25 +215,31 @@ def test_a_server_that_is_only_slow_is_not_left(scene: Scene) -> None:
                 troubles.append(text)
 
         async def watch() -> None:
-            async with aclosing(
-                follow(scene.client, PODS, probe_every=0.1, on_state=state)
-            ) as all_:
-                async for _ in all_:
+            following = follow(
+                scene.client, PODS, probe_every=0.1, probe_timeout=NEVER, on_state=state
+            )
+            async with aclosing(following) as items:
+                async for _ in items:
                     pass
 
         watching = asyncio.create_task(watch())
         await connected.wait()
 
+        resumed = threading.Event()
+
+        def resume() -> None:
+            resumed.set()
+            slow.resume()
+
         def stall() -> None:
             slow.pause()
-            asyncio.get_running_loop().call_later(SLOW, slow.resume)
+            asyncio.get_running_loop().call_later(SLOW, resume)
 
         await scene.on_servers(stall)
         probes = len(slow.queries("version"))
         await eventually(lambda: len(slow.queries("version")) > probes)
-        since = time.monotonic()
         await scene.client.get(PODS)
-        assert time.monotonic() - since > SLOW / 2
+        assert resumed.is_set()
         assert scene.client.endpoint == slow.url
         # Only an answer lets it ask again.
         probes = len(slow.queries("version"))
@@ -274,7 +281,7 @@ def test_etcd_is_followed_and_leases_renewed_at_the_next_member(
     """The member's link goes down, so that nobody answers for its address either.
 
     *place* is that of the member in the client's order. A renewal by a member whose leader dies
-    waits for that leader first and is tried at it next: nothing hangs on it so soon.
+    waits for that leader first.
     """
     leader = members.cluster.leader()
     dying = leader if leads else (leader + 1) % 3
@@ -289,12 +296,11 @@ def test_etcd_is_followed_and_leases_renewed_at_the_next_member(
                 continue
             return
 
-    case = f"the leader: {leads}, place {place}"
-
     async def story() -> None:
-        client, writer = EtcdClient(EtcdConfig(tuple(order))), EtcdClient(EtcdConfig((alive,)))
-        lease, _ = await client.lease_grant(60)
-        opened, ended = asyncio.Event(), list[float]()
+        config = EtcdConfig(tuple(order), call_timeout=NEVER, total_timeout=NEVER)
+        client, writer = EtcdClient(config), EtcdClient(EtcdConfig((alive,)))
+        lease, _ = await client.lease_grant(600)
+        opened = asyncio.Event()
 
         class Listener:
             def connected(self, _endpoint: str) -> None:
@@ -304,7 +310,10 @@ def test_etcd_is_followed_and_leases_renewed_at_the_next_member(
                 pass
 
         async def watch() -> None:
-            async with aclosing(watch_prefix(client, "/test/", listener=Listener())) as items:
+            following = watch_prefix(
+                client, "/test/", listener=Listener(), probe_interval=NEVER, probe_timeout=NEVER
+            )
+            async with aclosing(following) as items:
                 async for item in items:
                     if isinstance(item, Changes):
                         return
@@ -313,14 +322,11 @@ def test_etcd_is_followed_and_leases_renewed_at_the_next_member(
         await opened.wait()
         assert client.endpoint == order[0]
         await asyncio.to_thread(members.hosts[dying].run, "ip link set eth0 down")
-        since = time.monotonic()
         writing = asyncio.create_task(change(writer))
         renewing = asyncio.create_task(client.lease_keepalive(lease))
-        renewing.add_done_callback(lambda _: ended.append(time.monotonic()))
-        await took(since, watching, f"etcd, {case}: a watch")
+        await watching
         assert await renewing > 0
-        print(f"etcd, {case}: a lease: {ended[0] - since:.2f} s")  # noqa: T201 - as above
-        assert ended[0] - since < MOVED_ON + place
+        assert client.endpoint != members.cluster.endpoints[dying]
         await writing
         await client.close()
         await writer.close()
