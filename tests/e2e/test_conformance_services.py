@@ -358,7 +358,7 @@ while True:
 ASK = """
 import socket, sys
 s = socket.socket(type=socket.SOCK_DGRAM)
-s.settimeout(3)
+s.settimeout(20)
 s.sendto(b"who", (sys.argv[1], 8082))
 print(s.recv(99).decode())
 """

@@ -105,7 +105,7 @@ class Agents:
 
     def _status(self, worker: str, socket: str) -> Any:
         path = self._roots[worker] / socket
-        status, data = asyncio.run(unixhttp.get(path, "/status", timeout=5.0))
+        status, data = asyncio.run(unixhttp.get(path, "/status", timeout=30.0))
         assert status == 200, data
         return json.loads(data)
 

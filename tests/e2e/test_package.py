@@ -444,7 +444,7 @@ def test_an_upgrade_loses_no_request(cluster: World) -> None:
     outside = f"http://{cluster.workers[1].address}:{NODE_PORT}/"
     spaces = [(host.name, Path(f"/proc/{host.pid}/ns/net"), url) for host in cluster.workers]
     spaces.append(("outside", Path(f"/run/netns/{cluster.net.netns}"), outside))
-    clients = [Client(name, space, page(where, connect=0.9), 0.02) for name, space, where in spaces]
+    clients = [Client(name, space, page(where), 0.02) for name, space, where in spaces]
     with Load(clients) as load:
         for package in (cluster.following, cluster.package):
             for host in cluster.hosts:
