@@ -21,7 +21,6 @@ from hostkit.kube.config import KubeConfig
 from hostkit.kube.errors import KubeUnavailable
 from hostkit.kube.listwatch import Changed, Listed, follow
 from hostkit.kube.transport import KubeClient
-from hostkit.sockets import wary_socket
 from tests.fakes.kube import FakeKube, Store
 from tests.support.netns import Inside
 from tests.support.silence import silenced
@@ -34,17 +33,18 @@ _FIRST, _SECOND = "172.29.0.251", "172.29.0.252"
 _PODS = "/api/v1/pods"
 _DEADLINE = 60.0
 
-Connector = Callable[[], aiohttp.BaseConnector]
-# Makes ready in the client's loop; what it returns ends when the client has gone on.
-Ready = Callable[["Scene", KubeClient], Awaitable[Callable[[], Awaitable[object]]]]
+Make = Callable[[KubeConfig], KubeClient]
+Act = Callable[[], Awaitable[object]]
+# Makes the client ready in its loop; what it returns ends when the client has gone on.
+Ready = Callable[[KubeClient], Awaitable[Act]]
 
 
-def _wary() -> aiohttp.BaseConnector:
-    return aiohttp.TCPConnector(socket_factory=wary_socket)
+def _as_it_is(config: KubeConfig) -> KubeClient:
+    return KubeClient(config, user_agent="bench")
 
 
-def _plain() -> aiohttp.BaseConnector:
-    return aiohttp.TCPConnector()
+def _plain(config: KubeConfig) -> KubeClient:
+    return KubeClient(config, user_agent="bench", connector=lambda: aiohttp.TCPConnector(limit=0))
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class Scene:
         """Have the store change, so that a watch tells."""
         self.there.call(lambda: self.store.put(_PODS, f"default/{self.store.version}"))
 
-    def took(self, ready: Ready, connector: Connector) -> float:
-        """Seconds from the silence until a client with *connector* has what *ready* wants."""
+    def took(self, ready: Ready, make: Make) -> float:
+        """Seconds from the silence until the client of *make* has what *ready* wants."""
         urls = tuple(server.url for server in self.servers)
 
-        async def made() -> tuple[KubeClient, Callable[[], Awaitable[object]]]:
-            client = KubeClient(KubeConfig(urls), user_agent="bench", connector=connector)
-            return client, await ready(self, client)
+        async def made() -> tuple[KubeClient, Act]:
+            client = make(KubeConfig(urls))
+            return client, await ready(client)
 
-        async def ask(act: Callable[[], Awaitable[object]]) -> None:
+        async def ask(act: Act) -> None:
             await act()
 
         client, act = self.here.wait(made(), deadline=_DEADLINE)
@@ -86,7 +86,7 @@ class Scene:
             self.here.wait(client.close(), deadline=_DEADLINE)
 
 
-async def _watch(_scene: Scene, client: KubeClient) -> Callable[[], Awaitable[object]]:
+async def _watch(client: KubeClient) -> Act:
     """An idle watch, until it has the change that is made after the silence began."""
     opened = asyncio.Event()
 
@@ -105,16 +105,16 @@ async def _watch(_scene: Scene, client: KubeClient) -> Callable[[], Awaitable[ob
     return lambda: task
 
 
-async def _kept_read(_scene: Scene, client: KubeClient) -> Callable[[], Awaitable[object]]:
+async def _kept_read(client: KubeClient) -> Act:
     await client.get(_PODS)
     return lambda: client.get(_PODS)
 
 
-async def _new_read(_scene: Scene, client: KubeClient) -> Callable[[], Awaitable[object]]:
+async def _new_read(client: KubeClient) -> Act:
     return lambda: client.get(_PODS)
 
 
-async def _write(_scene: Scene, client: KubeClient) -> Callable[[], Awaitable[object]]:
+async def _write(client: KubeClient) -> Act:
     """A write on a kept connection, which nobody knows to have arrived, and its repetition."""
     await client.get(_PODS)
 
@@ -139,7 +139,7 @@ def measure(world: World, rounds: int) -> Iterator[Result]:
     """Yield the slowest of *rounds* samples of each kind of request."""
     with _scene(world) as scene:
         for name, ready in _CASES.items():
-            samples = Samples.of(scene.took(ready, _wary) for _ in range(rounds))
+            samples = Samples.of(scene.took(ready, _as_it_is) for _ in range(rounds))
             yield Result(
                 f"silent host, {name}, slowest", samples.values[-1], "s",
                 scene.took(ready, _plain), AGAINST, AIM, note=samples.spread(),

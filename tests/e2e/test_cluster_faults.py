@@ -203,7 +203,7 @@ def _follow(kube: KubeLab, seen: Death, dead: set[str]) -> None:
 
 
 def test_a_dead_worker_is_not_ready_by_its_silence_alone(kube: KubeLab, death: Death) -> None:
-    """The controller manager, which looks every 5 s, waits for 30 s after the last sign of life.
+    """The controller manager, which looks every 2 s, waits for 30 s after the last sign of life.
 
     When that was is told by the API, in whole seconds.
     """

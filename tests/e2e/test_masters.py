@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -256,7 +257,7 @@ def outage(lab: KubeLab) -> Iterator[Outage]:
 def _follow(
     lab: KubeLab, agents: Agents, seen: Outage, used: str, servers: list[ApiServer]
 ) -> None:
-    """Make changes at living servers, and note when agents moved and when they had each."""
+    """Make changes at living servers, and note which agents moved and had each, and when."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         waiting: dict[str, Future[float]] = {}
 
@@ -277,7 +278,9 @@ def _follow(
             servers[at % 2].make(MAPS, {"metadata": {"name": seen.made[-1]}})
         for what, moment in waiting.items():
             agent, _, verb = what.rpartition(" ")
-            (seen.moved if verb == "moved" else seen.arrived)[agent] = moment.result()
+            # What did not come about is for the tests to say.
+            with suppress(AssertionError):
+                (seen.moved if verb == "moved" else seen.arrived)[agent] = moment.result()
 
 
 def test_no_request_to_a_service_fails(outage: Outage) -> None:

@@ -1,7 +1,7 @@
 """Whatever others do to the rules of services is put right when it happens, and counted.
 
 netd looks at all rules again every hour here: what it puts right, the kernel has told it. How
-soon it does is measured by ``python -m bench repair``.
+soon it does is measured by ``python -m bench.services``.
 """
 
 import re
