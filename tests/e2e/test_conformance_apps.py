@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.conformance import Space, case, pod, space_of
+from tests.support.conformance import Space, case, pod, space_of, url
 from tests.support.kubelab import KubeLab, is_ready
 from tests.support.realnode import container
 from tests.support.services import Json
@@ -55,7 +55,8 @@ def status(space: Space, kind: str, name: str, holds: Callable[[Json], Any], wha
 
     def look() -> Json:
         found = space.get(kind, name)
-        return found if holds(found.get("status", {})) else {}
+        assert holds(found.get("status", {})), found
+        return found
 
     return space.kube.wait(look, f"{kind} {name}: {what}")
 
@@ -111,13 +112,21 @@ def test_a_quota_that_is_exceeded_is_told_and_its_end_too(space: Space) -> None:
     """The quota counts pods that ask for something, which no others here do."""
     space.create({
         "kind": "ResourceQuota", "metadata": {"name": "few"},
-        "spec": {"hard": {"pods": "2"}, "scopes": ["NotBestEffort"]},
+        "spec": {"hard": {"pods": "2", "requests.cpu": "1"}, "scopes": ["NotBestEffort"]},
     })  # fmt: skip
     asking = container(resources={"requests": {"cpu": "1m"}})
     made = controller("ReplicationController", "quota", asking, replicas=3)
     space.kube.wait(
         lambda: space.get("ResourceQuota", "few").get("status", {}).get("hard"), "it is counted"
     )
+    # The API server hears of quotas by a watch of its own: until then it admits every pod.
+    large = pod("large", container(resources={"requests": {"cpu": "2"}}))
+
+    def is_kept_to() -> bool:
+        said = space.kube.api("POST", url(space.namespace, "Pod"), large, dryRun="All")
+        return said[0] == 403 and "exceeded quota: few" in said[1]["message"]
+
+    space.kube.wait(is_kept_to, "the API server keeps to it")
     space.create(made)
 
     def failure(found: Json) -> bool:
